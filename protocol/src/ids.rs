@@ -216,10 +216,8 @@ fn check_name(text: String) -> Result<String, IdError> {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     let end = |c: Option<&u8>| c.is_some_and(|&c| c != b'-');
     let bytes = text.as_bytes();
-    let good = bytes.len() <= 63
-        && bytes.iter().all(|&c| inner(c))
-        && end(bytes.first())
-        && end(bytes.last());
+    let good =
+        bytes.len() <= 63 && bytes.iter().all(|&c| inner(c)) && end(bytes.first()) && end(bytes.last());
     if good { Ok(text) } else { Err(IdError::Name(text)) }
 }
 
@@ -232,7 +230,18 @@ mod tests {
         for good in ["bj-1", "a", "0", &"x".repeat(63)] {
             assert!(SiteId::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "-a", "a-", "A", "a/b", "a+b", "#", "a b", "ä", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a/b",
+            "a+b",
+            "#",
+            "a b",
+            "ä",
+            &"x".repeat(64),
+        ] {
             assert_eq!(SiteId::new(bad), Err(IdError::Name(bad.to_owned())));
         }
     }
@@ -240,7 +249,12 @@ mod tests {
     #[test]
     fn mac_reads_every_spelling() {
         let mac = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0xab]);
-        for text in ["52:54:00:12:34:ab", "52-54-00-12-34-AB", "5254.0012.34ab", "5254001234ab"] {
+        for text in [
+            "52:54:00:12:34:ab",
+            "52-54-00-12-34-AB",
+            "5254.0012.34ab",
+            "5254001234ab",
+        ] {
             assert_eq!(text.parse(), Ok(mac));
         }
         assert_eq!(mac.to_string(), "52:54:00:12:34:ab");
