@@ -1,5 +1,7 @@
 //! The guard against each defect of the broker behind it, over real sockets; and the client against broker restarts.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},

@@ -5,7 +5,11 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::SiteId, keys::VerifyingKey, seal::SealingKey};
+use crate::{
+    ids::SiteId,
+    keys::VerifyingKey,
+    seal::{Sealed, SealingKey, Secret},
+};
 
 /// What an edge must know besides orders and images (`cmd/config`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +125,7 @@ pub struct ProvenJoinRequest {
     pub proof: String,
 }
 
-/// What the edge gets back, sealed in an envelope on the site's config topic's key: body of the signed answer.
+/// What the edge gets back: the body of an envelope signed on the site's config topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinAnswer {
     /// The edge's client certificate, PEM.
@@ -134,8 +138,28 @@ pub struct JoinAnswer {
     pub broker_host: String,
     /// Port of the central broker.
     pub broker_port: u16,
+    /// Key by which the edge proves itself when it fetches image chunks (see [`chunk_proof`]), sealed to the edge
+    /// under [`chunk_key_context`].
+    pub chunk_key: Sealed,
     /// The site's configuration as of now.
     pub config: SiteConfig,
+}
+
+/// The place a site's chunk key is bound to when it is sealed.
+#[must_use]
+pub fn chunk_key_context(site: &SiteId) -> String {
+    format!("join/{site}/chunk-key")
+}
+
+/// Value of the `Authorization` header with which an edge fetches `path` from the control plane: HMAC-SHA256 by the
+/// site's chunk key. It opens that one path and nothing else.
+#[must_use]
+pub fn chunk_proof(site: &SiteId, chunk_key: &Secret, path: &str) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, chunk_key.reveal().as_bytes());
+    format!(
+        "Slipway-Edge {site}:{}",
+        hex::encode(ring::hmac::sign(&key, path.as_bytes()))
+    )
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The envelope: what is sealed opens, and nothing else does.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use chrono::{DateTime, Duration, TimeZone as _, Utc};
 use proptest::prelude::*;
 use slipway_protocol::{

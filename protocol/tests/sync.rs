@@ -1,5 +1,7 @@
 //! Anti-entropy under loss, repetition, reordering, restart and restored backups: both sides converge.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use proptest::prelude::*;
 use slipway_protocol::{
     ids::Digest,
