@@ -1,1 +1,7 @@
-//! placeholder
+//! The site box: DHCP, TFTP, HTTP boot, image cache, BMC drivers, agent relay and the order runner.
+//!
+//! Invariant: nothing here asks the control plane for permission. What an edge holds is enough to finish its orders.
+
+pub mod images;
+pub mod runner;
+pub mod store;

@@ -34,6 +34,9 @@ pub struct Report {
     /// The hardware the agent found, once it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+    /// The boot of the agent that was last heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<BootId>,
     /// What was seen of the machine from outside and inside, oldest first.
     #[serde(default)]
     pub events: Vec<TimelineEvent>,
@@ -223,13 +226,22 @@ pub struct Release {
     /// The order's revision.
     pub order_revision: u64,
     /// The steps that may run now.
-    pub run: Vec<StepId>,
+    pub run: Vec<ReleasedStep>,
     /// The disk all steps are bound to, once chosen: an agent that was restarted checks that it is still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
     /// The secrets those steps need, sealed to the agent's key under [`crate::order::secret_context`].
     #[serde(default)]
     pub secrets: BTreeMap<String, Sealed>,
+}
+
+/// A step an agent may run. A higher attempt than it has run means: again, from the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedStep {
+    /// Which step.
+    pub id: StepId,
+    /// Which try.
+    pub attempt: u32,
 }
 
 /// An unknown machine was seen (`evt/machine/{mac}`).

@@ -1,0 +1,399 @@
+//! What comes next for one machine: a pure function of its order, its report and the time. The loop in
+//! [`super::machine`] only carries out what is decided here, so a crash at any moment is followed by the same decision.
+
+use chrono::{DateTime, Duration, Utc};
+use slipway_protocol::{
+    ids::{BootId, StepId},
+    order::{Action, Order, Role, Step},
+    report::{
+        AgentReport, EventSource, Failure, Outcome, Progress, Report, StepReport, StepState, TimelineEvent,
+    },
+};
+
+/// What to do after a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether the report changed in a way others must hear of at once.
+    pub changed: bool,
+    /// When to decide again if nothing happens before.
+    pub wake_at: Option<DateTime<Utc>>,
+}
+
+/// Something that happened to a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepUpdate {
+    /// It came forward.
+    Progress(Option<Progress>),
+    /// It is done.
+    Done,
+    /// This attempt failed.
+    Failed(Failure),
+}
+
+/// A fresh report for an order; steps that an earlier revision of the same job had are kept as they stand.
+#[must_use]
+pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
+    let earlier = earlier.filter(|report| report.job == order.job);
+    let kept = |id: &StepId| {
+        earlier
+            .and_then(|r| r.steps.iter().find(|s| s.id == *id))
+            .cloned()
+    };
+    let steps = order
+        .steps
+        .iter()
+        .map(|s| kept(&s.id).unwrap_or_else(|| StepReport::pending(s.id.clone())));
+    Report {
+        machine: order.machine,
+        job: order.job,
+        order_revision: revision,
+        outcome: Outcome::Running,
+        steps: steps.collect(),
+        disk: earlier.and_then(|r| r.disk.clone()),
+        inventory: earlier.and_then(|r| r.inventory.clone()),
+        agent: earlier.and_then(|r| r.agent),
+        events: earlier.map(|r| r.events.clone()).unwrap_or_default(),
+    }
+}
+
+/// Decides what comes next and notes it in the report.
+pub fn advance(order: &Order, report: &mut Report, now: DateTime<Utc>) -> Decision {
+    let mut decision = Decision {
+        changed: false,
+        wake_at: None,
+    };
+    if report.outcome.is_final() {
+        return decision;
+    }
+    if now >= order.deadline {
+        let message = format!("the job's deadline {} has passed", order.deadline);
+        fail_job(
+            report,
+            None,
+            Failure {
+                code: "deadline".into(),
+                message,
+                transient: false,
+            },
+            now,
+        );
+        decision.changed = true;
+        return decision;
+    }
+    for index in 0..order.steps.len() {
+        decide_step(order, &order.steps[index], report, now, &mut decision);
+        if report.outcome.is_final() {
+            return decision;
+        }
+    }
+    if report.steps.iter().all(|step| step.state == StepState::Done) {
+        report.outcome = Outcome::Done { at: now };
+        decision.changed = true;
+        return decision;
+    }
+    wake_no_later_than(&mut decision, order.deadline);
+    decision
+}
+
+fn decide_step(order: &Order, step: &Step, report: &mut Report, now: DateTime<Utc>, decision: &mut Decision) {
+    let Some(state) = report.steps.iter().find(|s| s.id == step.id) else {
+        return;
+    };
+    match state.state {
+        StepState::Done | StepState::Failed => {}
+        StepState::Running
+            if matches!(step.action, Action::GuestVerify { .. }) && has_phoned_home(report) =>
+        {
+            apply(order, report, &step.id, StepUpdate::Done, now);
+            decision.changed = true;
+        }
+        StepState::Running => {
+            let since = state.progressed_at.or(state.started_at).unwrap_or(now);
+            let limit = since + Duration::seconds(step.no_progress_timeout_s.into());
+            if now < limit {
+                return wake_no_later_than(decision, limit);
+            }
+            let message = format!(
+                "step `{}` made no progress for {} s; look at the machine's console and its timeline",
+                step.id, step.no_progress_timeout_s
+            );
+            let failure = Failure {
+                code: "no_progress".into(),
+                message,
+                transient: true,
+            };
+            apply(order, report, &step.id, StepUpdate::Failed(failure), now);
+            decision.changed = true;
+            wake_no_later_than(decision, now);
+        }
+        StepState::Pending => {
+            let ready = step.needs.iter().all(|need| {
+                report
+                    .steps
+                    .iter()
+                    .any(|s| s.id == *need && s.state == StepState::Done)
+            });
+            if !ready {
+                return;
+            }
+            let not_before = retry_at(state);
+            if now < not_before {
+                return wake_no_later_than(decision, not_before);
+            }
+            start_step(step, report, now);
+            decision.changed = true;
+            wake_no_later_than(
+                decision,
+                now + Duration::seconds(step.no_progress_timeout_s.into()),
+            );
+        }
+    }
+}
+
+/// When a failed attempt may be followed by the next: 1, 2, 4 .. 30 s after it.
+fn retry_at(state: &StepReport) -> DateTime<Utc> {
+    let Some(ended) = state.finished_at else {
+        return DateTime::<Utc>::MIN_UTC;
+    };
+    let seconds = 2_i64.saturating_pow(state.attempt.saturating_sub(1)).min(30);
+    ended + Duration::seconds(seconds)
+}
+
+fn start_step(step: &Step, report: &mut Report, now: DateTime<Utc>) {
+    if let Action::Unknown(action) = &step.action {
+        let message = format!(
+            "this edge does not know the action `{}`; update the edge",
+            action.name
+        );
+        let failure = Failure {
+            code: "unknown_action".into(),
+            message,
+            transient: false,
+        };
+        fail_job(report, Some(&step.id), failure, now);
+        return;
+    }
+    if let Some(state) = report.steps.iter_mut().find(|s| s.id == step.id) {
+        state.state = StepState::Running;
+        state.attempt += 1;
+        state.started_at = Some(now);
+        state.progressed_at = Some(now);
+        state.finished_at = None;
+        state.progress = None;
+    }
+}
+
+/// Notes what happened to a running step. What comes for a step that is not running changes nothing: it is a repeat, or
+/// late. Answers whether others must hear of it at once.
+pub fn apply(
+    order: &Order,
+    report: &mut Report,
+    id: &StepId,
+    update: StepUpdate,
+    now: DateTime<Utc>,
+) -> bool {
+    let retries = order.step(id).map_or(0, |step| step.retries);
+    let Some(state) = report
+        .steps
+        .iter_mut()
+        .find(|s| s.id == *id && s.state == StepState::Running)
+    else {
+        return false;
+    };
+    state.progressed_at = Some(now);
+    match update {
+        StepUpdate::Progress(progress) => {
+            state.progress = progress.or(state.progress);
+            false
+        }
+        StepUpdate::Done => {
+            state.state = StepState::Done;
+            state.finished_at = Some(now);
+            state.failure = None;
+            if let Some(progress) = &mut state.progress {
+                progress.done_bytes = progress.total_bytes;
+            }
+            true
+        }
+        StepUpdate::Failed(failure) => {
+            state.finished_at = Some(now);
+            state.failure = Some(failure.clone());
+            if failure.transient && state.attempt <= retries {
+                state.state = StepState::Pending;
+            } else {
+                fail_job(report, Some(id), failure, now);
+            }
+            true
+        }
+    }
+}
+
+/// Ends the job with a named reason.
+pub fn fail_job(report: &mut Report, step: Option<&StepId>, failure: Failure, now: DateTime<Utc>) {
+    for state in report.steps.iter_mut().filter(|s| Some(&s.id) == step) {
+        state.state = StepState::Failed;
+        state.finished_at = Some(now);
+        state.failure = Some(failure.clone());
+    }
+    report.outcome = Outcome::Failed {
+        at: now,
+        step: step.cloned(),
+        failure,
+    };
+}
+
+/// Adds a timeline event, keeping their number bounded.
+pub fn note(report: &mut Report, event: TimelineEvent) {
+    if report.events.len() >= slipway_protocol::report::MAX_EVENTS {
+        report.events.remove(0);
+    }
+    report.events.push(event);
+}
+
+/// Whether the machine was seen to follow a boot order given at `since`: it fetched its boot script after it. An edge
+/// that crashed between resetting a machine and noting so does not reset it a second time.
+#[must_use]
+pub fn has_booted_since(report: &Report, since: DateTime<Utc>) -> bool {
+    let script = |e: &TimelineEvent| e.source == EventSource::Http && e.code == "script" && e.at >= since;
+    report.events.iter().any(script)
+}
+
+/// The steps that are under way, with the attempt, of one side: the agent's or the edge's own. The edge keeps its own
+/// running ones alive, also after a restart; the agent is released its.
+#[must_use]
+pub fn running<'a>(order: &'a Order, report: &Report, agents: Side) -> Vec<(&'a Step, u32)> {
+    if report.outcome.is_final() {
+        return Vec::new();
+    }
+    let attempt = |id: &StepId| {
+        report
+            .steps
+            .iter()
+            .find(|s| s.id == *id && s.state == StepState::Running)
+            .map(|s| s.attempt)
+    };
+    let of_side = |step: &&Step| (step.role == Role::Agent) == (agents == Side::Agent);
+    order
+        .steps
+        .iter()
+        .filter(of_side)
+        .filter_map(|step| Some((step, attempt(&step.id)?)))
+        .collect()
+}
+
+/// Who carries a step out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The agent on the machine.
+    Agent,
+    /// This edge.
+    Edge,
+}
+
+/// An agent of another boot says hello: what the former one was doing is lost, and counts as a failed attempt. A reboot
+/// that was asked for is no loss.
+pub fn agent_said_hello(order: &Order, report: &mut Report, boot: BootId, now: DateTime<Utc>) {
+    let former = report.agent.replace(boot);
+    if former.is_none_or(|former| former == boot) {
+        return;
+    }
+    let lost: Vec<StepId> = running(order, report, Side::Agent)
+        .into_iter()
+        .filter(|(step, _)| step.action != Action::AgentReboot)
+        .map(|(step, _)| step.id.clone())
+        .collect();
+    for id in lost {
+        let message = format!("the machine restarted during step `{id}`; look at its console");
+        let failure = Failure {
+            code: "agent_restarted".into(),
+            message,
+            transient: true,
+        };
+        apply(order, report, &id, StepUpdate::Failed(failure), now);
+    }
+}
+
+/// Takes what an agent says of its steps. What is of another boot, job or attempt changes nothing.
+/// Answers whether others must hear of it at once.
+pub fn agent_reported(order: &Order, report: &mut Report, said: &AgentReport, now: DateTime<Utc>) -> bool {
+    if report.agent != Some(said.boot) || report.job != said.job || report.outcome.is_final() {
+        return false;
+    }
+    if said.disk.is_some() {
+        report.disk.clone_from(&said.disk);
+    }
+    let mut changed = false;
+    for step in &said.steps {
+        let current = running(order, report, Side::Agent)
+            .iter()
+            .any(|(s, attempt)| s.id == step.id && *attempt == step.attempt);
+        if !current {
+            continue;
+        }
+        let update = match step.state {
+            StepState::Pending => continue,
+            StepState::Running => StepUpdate::Progress(step.progress),
+            StepState::Done => StepUpdate::Done,
+            StepState::Failed => StepUpdate::Failed(step.failure.clone().unwrap_or_else(unnamed_failure)),
+        };
+        let came_forward = !matches!(update, StepUpdate::Progress(_)) || has_come_forward(report, step);
+        if came_forward {
+            changed |= apply(order, report, &step.id, update, now);
+        }
+    }
+    changed
+}
+
+/// Whether a running step says more than was known: a repeated report is no progress.
+fn has_come_forward(report: &Report, said: &StepReport) -> bool {
+    let known = report
+        .steps
+        .iter()
+        .find(|s| s.id == said.id)
+        .and_then(|s| s.progress);
+    said.progress.is_some() && said.progress != known
+}
+
+fn unnamed_failure() -> Failure {
+    Failure {
+        code: "agent".into(),
+        message: "the agent gave no reason".into(),
+        transient: true,
+    }
+}
+
+/// The guest phoned home with this order's nonce: it is up, so the reboot happened, whether or not it was reported.
+pub fn guest_phoned_home(order: &Order, report: &mut Report, text: String, now: DateTime<Utc>) {
+    note(
+        report,
+        TimelineEvent {
+            at: now,
+            source: EventSource::Guest,
+            code: PHONE_HOME.into(),
+            text,
+        },
+    );
+    let reboots: Vec<StepId> = order
+        .steps
+        .iter()
+        .filter(|s| s.action == Action::AgentReboot)
+        .map(|s| s.id.clone())
+        .collect();
+    for id in reboots {
+        apply(order, report, &id, StepUpdate::Done, now);
+    }
+}
+
+/// Code of the timeline event that a verified phone-home leaves.
+const PHONE_HOME: &str = "phone_home";
+
+fn has_phoned_home(report: &Report) -> bool {
+    report
+        .events
+        .iter()
+        .any(|e| e.source == EventSource::Guest && e.code == PHONE_HOME)
+}
+
+fn wake_no_later_than(decision: &mut Decision, at: DateTime<Utc>) {
+    decision.wake_at = Some(decision.wake_at.map_or(at, |earlier| earlier.min(at)));
+}

@@ -1,0 +1,4 @@
+DROP TABLE settings;
+DROP TABLE boots;
+DROP TABLE reports;
+DROP TABLE documents;
