@@ -141,12 +141,14 @@ impl ImageCache {
     ) -> Result<(), ImageError> {
         let total_bytes = manifest.stored_bytes();
         let done = AtomicU64::new(0);
-        let chunks = manifest.chunks.iter().filter_map(|chunk| match chunk {
-            Chunk::Zero => None,
-            Chunk::Data { sha256, stored_bytes } => Some((*sha256, *stored_bytes)),
-        });
+        let mut chunks = Vec::with_capacity(manifest.chunks.len());
+        for chunk in &manifest.chunks {
+            if let Chunk::Data { sha256, stored_bytes } = chunk {
+                chunks.push((*sha256, *stored_bytes));
+            }
+        }
         let (done, progress) = (&done, &progress);
-        let fetches = chunks.map(|(digest, stored_bytes)| async move {
+        let fetches = chunks.into_iter().map(|(digest, stored_bytes)| async move {
             self.hold(digest).await?;
             let done_bytes = done.fetch_add(stored_bytes, Ordering::Relaxed) + stored_bytes;
             progress(Progress {

@@ -2,6 +2,10 @@
 //!
 //! Invariant: nothing here asks the control plane for permission. What an edge holds is enough to finish its orders.
 
+pub mod boots;
+pub mod identity;
 pub mod images;
+pub mod join;
+pub mod ledger;
 pub mod runner;
 pub mod store;

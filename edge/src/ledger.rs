@@ -1,0 +1,78 @@
+//! Which documents this edge holds in which revision: what digests and lists are made of. In memory, kept in step with
+//! the store by whoever writes there.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use slipway_protocol::{
+    sync::{Hello, Holdings, Lists},
+    topic::Kind,
+    version,
+};
+
+/// Actions this build can carry out, told to the control plane.
+const ACTIONS: [&str; 12] = [
+    "image_ensure",
+    "dhcp_bind",
+    "boot_liveos",
+    "boot_local",
+    "driver_boot",
+    "driver_power",
+    "agent_inventory",
+    "agent_choose_disk",
+    "agent_write_image",
+    "agent_configure",
+    "agent_reboot",
+    "guest_verify",
+];
+
+/// Both holdings of an edge.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    commands: Holdings,
+    reports: Holdings,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a command that is in the store.
+    pub fn hold_command(&self, kind: Kind, subject: &str, revision: u64) {
+        self.lock().commands.hold(kind, subject, revision);
+    }
+
+    /// Notes a report that is in the store.
+    pub fn hold_report(&self, machine: &str, revision: u64) {
+        self.lock().reports.hold(Kind::Report, machine, revision);
+    }
+
+    /// The revision held of a command.
+    #[must_use]
+    pub fn command_revision(&self, kind: Kind, subject: &str) -> Option<u64> {
+        self.lock().commands.revision(kind, subject)
+    }
+
+    /// What to say to the control plane now.
+    #[must_use]
+    pub fn hello(&self, with_lists: bool) -> Hello {
+        let inner = self.lock();
+        let lists = with_lists.then(|| Lists {
+            commands: inner.commands.list(),
+            reports: inner.reports.list(),
+        });
+        Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            wire: (version::MIN, version::CURRENT),
+            actions: ACTIONS.map(str::to_owned).to_vec(),
+            commands: inner.commands.digest(),
+            reports: inner.reports.digest(),
+            lists,
+        }
+    }
+}
