@@ -1,0 +1,3 @@
+//! The virtual lab: a site in a network namespace, QEMU machines, and BMCs that really switch them.
+
+pub mod bmc;
