@@ -96,6 +96,11 @@ fn needed(request: &Request) -> Privilege {
     }
 }
 
+/// Whether the command is part of opening or closing a session; these are never refused as "busy".
+pub(super) fn about_session(request: &Request) -> bool {
+    request.netfn == NETFN_APP && matches!(request.command, 0x3b | 0x3c)
+}
+
 /// Does one command of a session.
 pub(super) async fn execute(request: &Request, context: &mut Context<'_>) -> (Response, Effect) {
     if *context.privilege < needed(request) {

@@ -196,7 +196,9 @@ impl Server {
         let mut effect = Effect::None;
         let response = match &session.last {
             Some((known, answer)) if *known == request => answer.clone(),
-            _ if self.faults.take_busy() => commands::answer(&request, 0xc0, Vec::new()),
+            _ if !commands::about_session(&request) && self.faults.take_busy() => {
+                commands::answer(&request, 0xc0, Vec::new())
+            }
             _ => {
                 let mut context = Context {
                     users: &self.users,

@@ -360,6 +360,10 @@ impl Session {
                 bmc: self.link.bmc.clone(),
                 operation: SET_PRIVILEGE.name,
             }),
+            0xc0 | 0xc3 => Err(BmcError::Busy {
+                bmc: self.link.bmc.clone(),
+                operation: SET_PRIVILEGE.name,
+            }),
             _ => Err(BmcError::Completion {
                 bmc: self.link.bmc.clone(),
                 operation: SET_PRIVILEGE.name,
