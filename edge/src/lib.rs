@@ -1,8 +1,10 @@
-//! The site box: DHCP, TFTP, HTTP boot, image cache, BMC drivers, agent relay and the order runner.
+//! The site's box: DHCP, TFTP, HTTP boot, image cache, BMC drivers, agent relay and the order runner.
 //!
 //! Invariant: nothing here asks the control plane for permission. What an edge holds is enough to finish its orders.
 
+pub mod bmc;
 pub mod boots;
+pub mod context;
 pub mod identity;
 pub mod images;
 pub mod join;

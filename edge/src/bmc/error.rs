@@ -1,0 +1,165 @@
+//! Why a BMC did not do what it was asked. Messages name the BMC's address and what to do; they never hold a
+//! password.
+
+use super::BootDevice;
+
+/// Failure of one BMC call. `bmc` is the BMC's address as given in its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum BmcError {
+    /// Nothing came back within the driver's limits.
+    #[error(
+        "BMC {bmc} did not answer '{operation}': check its address, cabling and that IPMI over LAN is enabled"
+    )]
+    Timeout {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was being asked.
+        operation: &'static str,
+    },
+    /// The local network refused the packet.
+    #[error("BMC {bmc} cannot be reached from this edge: check routes and firewall")]
+    Network {
+        /// Address of the BMC.
+        bmc: String,
+        /// The operating system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The BMC refused user or password, or proved not to know the password itself.
+    #[error("BMC {bmc} refused the credentials ({reason}): check user name and password")]
+    Credentials {
+        /// Address of the BMC.
+        bmc: String,
+        /// What exactly was refused.
+        reason: &'static str,
+    },
+    /// None of the cipher suites this product accepts (17, 3) is offered.
+    #[error("BMC {bmc} offers neither cipher suite 17 nor 3: enable one of them")]
+    SuitesRefused {
+        /// Address of the BMC.
+        bmc: String,
+    },
+    /// All session slots are taken.
+    #[error("BMC {bmc} has no free session: it will be tried again; reset the BMC if this lasts")]
+    NoFreeSession {
+        /// Address of the BMC.
+        bmc: String,
+    },
+    /// The session's privilege does not allow the command, or the user may not become administrator.
+    #[error(
+        "BMC {bmc} does not allow '{operation}' to this user: give it the ADMINISTRATOR privilege on the LAN channel"
+    )]
+    Privilege {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was being asked.
+        operation: &'static str,
+    },
+    /// The BMC kept answering "busy" (0xC0) or "timed out inside" (0xC3).
+    #[error("BMC {bmc} is busy and did not do '{operation}': it will be tried again")]
+    Busy {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was being asked.
+        operation: &'static str,
+    },
+    /// The command needs the machine to be on (0xD5 to a cycle or a reset).
+    #[error("BMC {bmc}: the machine is off, '{operation}' needs it on: power it on instead")]
+    PowerIsOff {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was being asked.
+        operation: &'static str,
+    },
+    /// The BMC forgot the session (restart, idle timeout); a new one is opened by the next call.
+    #[error("BMC {bmc} dropped the session during '{operation}': it will be tried again")]
+    SessionLost {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was being asked.
+        operation: &'static str,
+    },
+    /// Any other completion code (IPMI 2.0 table 5-2).
+    #[error(
+        "BMC {bmc} answered '{operation}' with completion code 0x{completion:02x}: see IPMI 2.0 table 5-2 and the maker's list"
+    )]
+    Completion {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was being asked.
+        operation: &'static str,
+        /// The completion code.
+        completion: u8,
+    },
+    /// An answer that is not what the specification says.
+    #[error(
+        "BMC {bmc} answered '{operation}' with something unreadable ({detail}): its firmware may need an update"
+    )]
+    Malformed {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was being asked.
+        operation: &'static str,
+        /// What was wrong.
+        detail: &'static str,
+    },
+    /// The boot device read back is not the one set.
+    #[error(
+        "BMC {bmc} accepted boot device {wanted:?} but reports {found:?}: its firmware may need an update"
+    )]
+    BootDeviceNotTaken {
+        /// Address of the BMC.
+        bmc: String,
+        /// What was set.
+        wanted: BootDevice,
+        /// What it reports.
+        found: BootDevice,
+    },
+    /// The local random source failed.
+    #[error("this edge has no random numbers to open a session to BMC {bmc}: check /dev/urandom")]
+    Random {
+        /// Address of the BMC.
+        bmc: String,
+    },
+}
+
+impl BmcError {
+    /// Whether the same call may well succeed later without anyone changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Timeout { .. }
+            | Self::Network { .. }
+            | Self::NoFreeSession { .. }
+            | Self::Busy { .. }
+            | Self::SessionLost { .. }
+            | Self::Malformed { .. }
+            | Self::Random { .. } => true,
+            // 0xC4 out of space, 0xCF duplicate, 0xD2 update in progress, 0xFF unspecified
+            Self::Completion { completion, .. } => matches!(completion, 0xc4 | 0xcf | 0xd2 | 0xff),
+            Self::Credentials { .. }
+            | Self::SuitesRefused { .. }
+            | Self::Privilege { .. }
+            | Self::PowerIsOff { .. }
+            | Self::BootDeviceNotTaken { .. } => false,
+        }
+    }
+
+    /// A name for this kind of failure that never changes; goes into reports and the API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "bmc_timeout",
+            Self::Network { .. } => "bmc_unreachable",
+            Self::Credentials { .. } => "bmc_credentials",
+            Self::SuitesRefused { .. } => "bmc_cipher_suite",
+            Self::NoFreeSession { .. } => "bmc_no_session",
+            Self::Privilege { .. } => "bmc_privilege",
+            Self::Busy { .. } => "bmc_busy",
+            Self::PowerIsOff { .. } => "bmc_power_is_off",
+            Self::SessionLost { .. } => "bmc_session_lost",
+            Self::Completion { .. } => "bmc_completion_code",
+            Self::Malformed { .. } => "bmc_malformed_answer",
+            Self::BootDeviceNotTaken { .. } => "bmc_boot_device_not_taken",
+            Self::Random { .. } => "edge_random",
+        }
+    }
+}
