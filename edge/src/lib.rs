@@ -2,12 +2,21 @@
 //!
 //! Invariant: nothing here asks the control plane for permission. What an edge holds is enough to finish its orders.
 
+pub mod agents;
 pub mod bmc;
+pub mod boot;
 pub mod boots;
 pub mod context;
+pub mod dhcp;
+pub mod http;
 pub mod identity;
 pub mod images;
+pub mod ipxe;
 pub mod join;
 pub mod ledger;
+pub mod metrics;
+pub mod overlay;
 pub mod runner;
 pub mod store;
+pub mod tftp;
+pub mod uplink;

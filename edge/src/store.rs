@@ -115,6 +115,14 @@ fn bad_row(what: &'static str) -> impl FnOnce(String) -> StoreError {
     move |reason| StoreError::Row { what, reason }
 }
 
+fn held_report((revision, body): (i64, String)) -> Result<HeldReport, StoreError> {
+    let report = serde_json::from_str(&body).map_err(|e| bad_row("report")(e.to_string()))?;
+    Ok(HeldReport {
+        revision: revision.cast_unsigned(),
+        report,
+    })
+}
+
 /// A word as it stands in the database.
 fn word(kind: Kind) -> String {
     serde_json::to_value(kind)
@@ -205,6 +213,27 @@ impl Store {
             .collect()
     }
 
+    /// One command.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn document(&self, kind: Kind, subject: &str) -> Result<Option<Document>, StoreError> {
+        use schema::documents::dsl;
+        let row: Option<(i64, Vec<u8>)> = self.with("read a command", |connection| {
+            let row = dsl::documents.find((word(kind), subject));
+            row.select((dsl::revision, dsl::payload))
+                .first(connection)
+                .optional()
+        })?;
+        let document = |(revision, payload): (i64, Vec<u8>)| Document {
+            kind,
+            subject: subject.to_owned(),
+            revision: revision.cast_unsigned(),
+            payload,
+        };
+        Ok(row.map(document))
+    }
+
     /// Keeps a report.
     ///
     /// # Errors
@@ -222,6 +251,21 @@ impl Store {
                 .execute(connection)
         })?;
         Ok(())
+    }
+
+    /// One machine's report.
+    ///
+    /// # Errors
+    /// When the database fails or holds a report this build cannot read.
+    pub fn report(&self, machine: MachineId) -> Result<Option<HeldReport>, StoreError> {
+        use schema::reports::dsl;
+        let row: Option<(i64, String)> = self.with("read a report", |connection| {
+            let row = dsl::reports.find(machine.to_string());
+            row.select((dsl::revision, dsl::body))
+                .first(connection)
+                .optional()
+        })?;
+        row.map(held_report).transpose()
     }
 
     /// All reports held.

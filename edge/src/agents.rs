@@ -1,0 +1,206 @@
+//! The site's own broker and the agents on it. Agents come by TLS with the password of their boot token and reach their
+//! own topics only; a read-only door on loopback is for people with MQTT tools, and mirrors what passes between this
+//! edge and the control plane. What an agent says is opened with the key of its token before anything hears of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use slipway_bus::{
+    Client, Event, Options,
+    acl::Acl,
+    broker::Backend,
+    guard::{Admission, Applicant, Guard},
+};
+use slipway_protocol::{
+    ids::{MachineId, SiteId},
+    keys::Expect,
+    report::{AgentHello, AgentReport},
+    seal::Secret,
+    topic::{self, Topic},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{
+    boots::{Boots, unknown_job},
+    context::Context,
+    metrics,
+    runner::actor::{Input, Runner},
+};
+
+/// Connections at once at each door.
+const MAX_AGENTS: usize = 10_000;
+
+/// Agents by their boot token.
+pub struct AgentAdmission {
+    /// The site.
+    pub site: SiteId,
+    /// Looks up tokens.
+    pub boots: Arc<Boots>,
+}
+
+impl Admission for AgentAdmission {
+    fn admit(&self, applicant: &Applicant) -> Result<Acl, String> {
+        let (user, password) = applicant.login.as_ref().ok_or("no user name and password")?;
+        let machine: MachineId = user
+            .parse()
+            .map_err(|_| "the user name is not a machine id".to_owned())?;
+        let boot = self
+            .boots
+            .get(machine)
+            .ok_or("this machine has no job that boots it")?;
+        if !same(&boot.token.mqtt_password(), password) {
+            return Err("the password is not the one of this boot".to_owned());
+        }
+        if applicant.client_id != format!("agent-{machine}") {
+            return Err("the client id is not the machine's".to_owned());
+        }
+        Ok(Acl {
+            publish: vec![format!("{}#", topic::agent_events_prefix(&self.site, machine))],
+            subscribe: vec![topic::agent_commands(&self.site, machine)],
+        })
+    }
+
+    fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
+        metrics::broker_refused(what);
+        warn!(what, applicant, reason, "refused at the site's broker");
+    }
+}
+
+/// Compares digests of both, so that the time taken says nothing of the secret.
+fn same(a: &Secret, b: &Secret) -> bool {
+    let digest = |s: &Secret| slipway_protocol::ids::Digest::of(s.reveal().as_bytes());
+    digest(a) == digest(b)
+}
+
+/// People with MQTT tools on the edge box: everything to read, nothing to write.
+pub struct ReadOnly;
+
+impl Admission for ReadOnly {
+    fn admit(&self, _applicant: &Applicant) -> Result<Acl, String> {
+        Ok(Acl {
+            publish: Vec::new(),
+            subscribe: vec!["#".to_owned()],
+        })
+    }
+}
+
+/// The doors to be opened, already bound.
+pub struct Doors {
+    /// For agents, with this edge's TLS.
+    pub agents: TcpListener,
+    /// For people, on loopback.
+    pub people: TcpListener,
+    /// Server configuration of the agents' door.
+    pub tls: Arc<rustls::ServerConfig>,
+}
+
+/// Opens both doors; the tasks end with `stop`.
+pub fn open_doors(doors: Doors, backend: &Backend, admission: AgentAdmission, stop: &CancellationToken) {
+    let agents = Guard {
+        listener: doors.agents,
+        tls: Some(doors.tls),
+        admission: Arc::new(admission),
+        backend: backend.clone(),
+        max_connections: MAX_AGENTS,
+    };
+    let people = Guard {
+        listener: doors.people,
+        tls: None,
+        admission: Arc::new(ReadOnly),
+        backend: backend.clone(),
+        max_connections: 100,
+    };
+    tokio::spawn(agents.run(stop.clone()));
+    tokio::spawn(people.run(stop.clone()));
+}
+
+/// This edge's own connection to its broker.
+#[must_use]
+pub fn connect(site: &SiteId, backend: &Backend, stop: CancellationToken) -> (Client, mpsc::Receiver<Event>) {
+    let options = Options {
+        client_id: "edge".to_owned(),
+        host: backend.address.ip().to_string(),
+        port: backend.address.port(),
+        tls: None,
+        credentials: Some((backend.login.0.clone(), Secret::new(backend.login.1.clone()))),
+        subscriptions: vec![topic::all_agent_events(site)],
+        will: None,
+    };
+    Client::start(options, stop)
+}
+
+/// What agents say, verified, to the runner; a machine nobody knows goes to `unknown`.
+pub async fn listen(
+    context: Arc<Context>,
+    runner: Runner,
+    mut events: mpsc::Receiver<Event>,
+    unknown: mpsc::Sender<(MachineId, Box<AgentHello>)>,
+) {
+    while let Some(event) = events.recv().await {
+        let Event::Message { topic, payload } = event else {
+            continue;
+        };
+        match topic.parse::<Topic>() {
+            Ok(Topic::AgentMachine(_, machine)) => {
+                let Some(hello) = open::<AgentHello>(&context, &topic, machine, &payload) else {
+                    continue;
+                };
+                let known = context
+                    .boots
+                    .get(machine)
+                    .is_some_and(|boot| boot.job != unknown_job());
+                if known {
+                    runner
+                        .tell(Input::AgentHello {
+                            machine,
+                            hello: Box::new(hello),
+                        })
+                        .await;
+                } else if unknown.send((machine, Box::new(hello))).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Topic::AgentReport(_, machine)) => {
+                if let Some(report) = open::<AgentReport>(&context, &topic, machine, &payload) {
+                    runner
+                        .tell(Input::AgentReport {
+                            machine,
+                            report: Box::new(report),
+                        })
+                        .await;
+                }
+            }
+            Ok(_) | Err(_) => debug!(topic, "not for this edge"),
+        }
+    }
+}
+
+/// Opens what an agent said. Repeats and old ones are told apart by boot and attempt, so no revision is kept; validity
+/// is not judged, since an agent may have no clock.
+fn open<T: DeserializeOwned>(
+    context: &Context,
+    topic: &str,
+    machine: MachineId,
+    payload: &Bytes,
+) -> Option<T> {
+    let parsed = topic.parse::<Topic>().ok()?;
+    let expect = Expect {
+        now: chrono::DateTime::<chrono::Utc>::MIN_UTC,
+        held: None,
+    };
+    match context
+        .boots
+        .key_ring(machine)
+        .open::<T>(&parsed, payload, expect)
+    {
+        Ok(verified) => Some(verified.into_body()),
+        Err(reason) => {
+            metrics::message_refused(reason.code());
+            warn!(%machine, %reason, "an agent's message is refused");
+            None
+        }
+    }
+}

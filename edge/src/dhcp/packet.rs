@@ -1,0 +1,277 @@
+//! DHCPv4 packets (RFC 2131, options RFC 2132). Reading is tolerant: a malformed option is skipped and all others are
+//! kept, since firmware in the field sends such packets. Must never panic on any bytes.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use slipway_protocol::ids::MacAddr;
+
+/// Length of the fixed part with the magic cookie, in bytes.
+const FIXED: usize = 240;
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
+/// BOOTP's least length, in bytes; some ROMs drop shorter packets.
+const LEAST: usize = 300;
+
+/// Option codes used here.
+pub mod code {
+    /// Subnet mask.
+    pub const SUBNET_MASK: u8 = 1;
+    /// Routers.
+    pub const ROUTER: u8 = 3;
+    /// Name servers.
+    pub const DNS: u8 = 6;
+    /// Host name.
+    pub const HOST_NAME: u8 = 12;
+    /// Vendor-specific information.
+    pub const VENDOR: u8 = 43;
+    /// Requested address.
+    pub const REQUESTED_IP: u8 = 50;
+    /// Lease time in seconds.
+    pub const LEASE_TIME: u8 = 51;
+    /// Overload: options also stand in `file` and `sname`.
+    pub const OVERLOAD: u8 = 52;
+    /// Message type.
+    pub const MESSAGE_TYPE: u8 = 53;
+    /// Server identifier.
+    pub const SERVER_ID: u8 = 54;
+    /// Renewal time in seconds.
+    pub const RENEWAL: u8 = 58;
+    /// Rebinding time in seconds.
+    pub const REBINDING: u8 = 59;
+    /// Vendor class.
+    pub const VENDOR_CLASS: u8 = 60;
+    /// Client identifier.
+    pub const CLIENT_ID: u8 = 61;
+    /// TFTP server name.
+    pub const TFTP_SERVER: u8 = 66;
+    /// Boot file name.
+    pub const BOOT_FILE: u8 = 67;
+    /// User class.
+    pub const USER_CLASS: u8 = 77;
+    /// Relay agent information (RFC 3046).
+    pub const RELAY: u8 = 82;
+    /// Client architecture (RFC 4578).
+    pub const ARCHITECTURE: u8 = 93;
+    /// Client machine identifier (RFC 4578).
+    pub const MACHINE_ID: u8 = 97;
+    /// iPXE's own options.
+    pub const IPXE: u8 = 175;
+}
+
+/// What a client wants, or what it is told (option 53).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageType {
+    /// Looking for servers.
+    Discover,
+    /// An offer.
+    Offer,
+    /// Taking an offer, or keeping an address.
+    Request,
+    /// The address is in use by another.
+    Decline,
+    /// Granted.
+    Ack,
+    /// Refused.
+    Nak,
+    /// The address is given back.
+    Release,
+    /// Only the other options are wanted.
+    Inform,
+}
+
+impl MessageType {
+    const ALL: [Self; 8] = [
+        Self::Discover,
+        Self::Offer,
+        Self::Request,
+        Self::Decline,
+        Self::Ack,
+        Self::Nak,
+        Self::Release,
+        Self::Inform,
+    ];
+
+    fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte).checked_sub(1)?).copied()
+    }
+
+    fn byte(self) -> u8 {
+        Self::ALL
+            .iter()
+            .position(|t| *t == self)
+            .map_or(0, |i| i as u8 + 1)
+    }
+}
+
+/// A packet from a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What it wants.
+    pub message: MessageType,
+    /// Transaction id.
+    pub xid: [u8; 4],
+    /// Seconds and flags, as they came; the top bit of `flags` asks for a broadcast.
+    pub flags: [u8; 2],
+    /// The client's address, if it has one.
+    pub ciaddr: Ipv4Addr,
+    /// The relay's address, if one is in between.
+    pub giaddr: Ipv4Addr,
+    /// The client's port.
+    pub mac: MacAddr,
+    options: BTreeMap<u8, Vec<u8>>,
+}
+
+impl Request {
+    /// Reads a client's packet; `None` for what is not one, or not of Ethernet.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let fixed: &[u8; FIXED] = bytes.get(..FIXED)?.try_into().ok()?;
+        if fixed[0] != 1 || fixed[1] != 1 || fixed[2] != 6 || fixed[236..] != COOKIE {
+            return None;
+        }
+        let mut options = BTreeMap::new();
+        read_options(&bytes[FIXED..], &mut options);
+        let overload = options
+            .get(&code::OVERLOAD)
+            .and_then(|o: &Vec<u8>| o.first().copied())
+            .unwrap_or(0);
+        if overload & 1 != 0 {
+            read_options(&fixed[108..236], &mut options);
+        }
+        if overload & 2 != 0 {
+            read_options(&fixed[44..108], &mut options);
+        }
+        let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
+        let message = MessageType::from_byte(*options.get(&code::MESSAGE_TYPE)?.first()?)?;
+        Some(Self {
+            message,
+            xid: [fixed[4], fixed[5], fixed[6], fixed[7]],
+            flags: [fixed[10], fixed[11]],
+            ciaddr: address(12),
+            giaddr: address(24),
+            mac: MacAddr([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]),
+            options,
+        })
+    }
+
+    /// An option's bytes as they came (RFC 3396: parts joined).
+    #[must_use]
+    pub fn option(&self, code: u8) -> Option<&[u8]> {
+        self.options.get(&code).map(Vec::as_slice)
+    }
+
+    /// An option that holds an address.
+    #[must_use]
+    pub fn address(&self, code: u8) -> Option<Ipv4Addr> {
+        let bytes: [u8; 4] = self.option(code)?.try_into().ok()?;
+        Some(Ipv4Addr::from(bytes))
+    }
+
+    /// Whether the answer must be broadcast.
+    #[must_use]
+    pub fn wants_broadcast(&self) -> bool {
+        self.flags[0] & 0x80 != 0
+    }
+
+    /// Whether this is iPXE: user class `iPXE`, bare or in the form of RFC 3004.
+    #[must_use]
+    pub fn is_ipxe(&self) -> bool {
+        self.option(code::USER_CLASS)
+            .is_some_and(|class| class == b"iPXE" || class == b"\x04iPXE")
+    }
+
+    /// The architectures it names (RFC 4578: one or more 16-bit numbers).
+    #[must_use]
+    pub fn architecture(&self) -> Option<u16> {
+        let bytes = self.option(code::ARCHITECTURE)?;
+        Some(u16::from_be_bytes([*bytes.first()?, *bytes.get(1)?]))
+    }
+
+    /// Whether its vendor class starts with this text.
+    #[must_use]
+    pub fn vendor_class_starts_with(&self, text: &str) -> bool {
+        self.option(code::VENDOR_CLASS)
+            .is_some_and(|class| class.starts_with(text.as_bytes()))
+    }
+}
+
+/// Reads options until the end mark or the end of the bytes; parts of one option are joined (RFC 3396).
+fn read_options(mut bytes: &[u8], options: &mut BTreeMap<u8, Vec<u8>>) {
+    while let Some((&code, rest)) = bytes.split_first() {
+        bytes = match code {
+            0 => rest,
+            255 => return,
+            _ => {
+                let Some((&len, rest)) = rest.split_first() else {
+                    return;
+                };
+                let Some((value, rest)) = rest.split_at_checked(len.into()) else {
+                    return;
+                };
+                options.entry(code).or_default().extend_from_slice(value);
+                rest
+            }
+        };
+    }
+}
+
+/// An answer to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// What it is told.
+    pub message: MessageType,
+    /// The address it may use.
+    pub yiaddr: Ipv4Addr,
+    /// The server it loads its boot file from.
+    pub siaddr: Ipv4Addr,
+    /// The boot file, also in the fixed field where it fits.
+    pub file: Option<String>,
+    /// Options besides the message type; written in this order.
+    pub options: Vec<(u8, Vec<u8>)>,
+}
+
+impl Reply {
+    /// The bytes of the answer to `request`. What a relay added (option 82) is given back word for word, last
+    /// (RFC 3046, 2.2).
+    #[must_use]
+    pub fn encode(&self, request: &Request) -> Vec<u8> {
+        let mut out = vec![0; FIXED];
+        out[..3].copy_from_slice(&[2, 1, 6]);
+        out[4..8].copy_from_slice(&request.xid);
+        out[10..12].copy_from_slice(&request.flags);
+        if self.message != MessageType::Nak {
+            out[12..16].copy_from_slice(&request.ciaddr.octets());
+        }
+        out[16..20].copy_from_slice(&self.yiaddr.octets());
+        out[20..24].copy_from_slice(&self.siaddr.octets());
+        out[24..28].copy_from_slice(&request.giaddr.octets());
+        out[28..34].copy_from_slice(&request.mac.0);
+        if let Some(file) = self.file.as_ref().filter(|file| file.len() < 128) {
+            out[108..108 + file.len()].copy_from_slice(file.as_bytes());
+        }
+        out[236..240].copy_from_slice(&COOKIE);
+        write_option(&mut out, code::MESSAGE_TYPE, &[self.message.byte()]);
+        for (code, value) in &self.options {
+            write_option(&mut out, *code, value);
+        }
+        if let Some(relay) = request.option(code::RELAY) {
+            write_option(&mut out, code::RELAY, relay);
+        }
+        out.push(255);
+        if out.len() < LEAST {
+            out.resize(LEAST, 0);
+        }
+        out
+    }
+}
+
+/// Writes an option, in parts of 255 bytes where it is longer (RFC 3396).
+fn write_option(out: &mut Vec<u8>, code: u8, value: &[u8]) {
+    if value.is_empty() {
+        out.extend_from_slice(&[code, 0]);
+    }
+    for part in value.chunks(255) {
+        // A part is 1 to 255 bytes long.
+        out.extend_from_slice(&[code, part.len() as u8]);
+        out.extend_from_slice(part);
+    }
+}

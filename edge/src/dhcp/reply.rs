@@ -1,0 +1,203 @@
+//! What a DHCP client is answered: a pure function of its packet, the boot table and the time.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use chrono::{DateTime, Utc};
+
+use super::packet::{MessageType, Reply, Request, code};
+use crate::boot::{Answer, BootTable};
+
+/// Who answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Server {
+    /// Our address on the interface the packet came in by.
+    pub address: Ipv4Addr,
+    /// Port of the HTTP boot server.
+    pub http_port: u16,
+}
+
+/// What to do about a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The answer.
+    pub reply: Reply,
+    /// Where to send it.
+    pub to: SocketAddrV4,
+    /// Whether no order knows the client.
+    pub unknown: bool,
+}
+
+const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
+
+/// Decides about a packet; `None` is silence. DECLINE and RELEASE are noted in the table.
+#[must_use]
+pub fn decide(request: &Request, server: Server, table: &BootTable, now: DateTime<Utc>) -> Option<Decision> {
+    let via = if request.giaddr.is_unspecified() {
+        server.address
+    } else {
+        request.giaddr
+    };
+    match request.message {
+        MessageType::Discover => {
+            let answer = table.answer(request.mac, via, now)?;
+            Some(grant(MessageType::Offer, request, &answer, server))
+        }
+        MessageType::Request => request_decision(request, via, server, table, now),
+        MessageType::Inform => {
+            let answer = table.answer(request.mac, via, now)?;
+            let mut decision = grant(MessageType::Ack, request, &answer, server);
+            // RFC 2131, 4.3.5: no address and no lease time in the answer to an INFORM.
+            decision.reply.yiaddr = Ipv4Addr::UNSPECIFIED;
+            let timed = [code::LEASE_TIME, code::RENEWAL, code::REBINDING];
+            decision.reply.options.retain(|(code, _)| !timed.contains(code));
+            Some(decision)
+        }
+        MessageType::Decline => {
+            if let Some(address) = request.address(code::REQUESTED_IP) {
+                table.decline(request.mac, address, now);
+            }
+            None
+        }
+        MessageType::Release => {
+            table.release(request.mac, now);
+            None
+        }
+        MessageType::Offer | MessageType::Ack | MessageType::Nak => None,
+    }
+}
+
+fn request_decision(
+    request: &Request,
+    via: Ipv4Addr,
+    server: Server,
+    table: &BootTable,
+    now: DateTime<Utc>,
+) -> Option<Decision> {
+    let chosen = request.address(code::SERVER_ID);
+    if chosen.is_some_and(|id| id != server.address) {
+        return None;
+    }
+    let wanted = request.address(code::REQUESTED_IP).unwrap_or(request.ciaddr);
+    match table.answer(request.mac, via, now) {
+        Some(answer) if answer.address == wanted => Some(grant(MessageType::Ack, request, &answer, server)),
+        // We are the authority on this network: a wrong address is refused at once, so that the client starts anew.
+        Some(_) => Some(refuse(request, server)),
+        None if chosen.is_some() => Some(refuse(request, server)),
+        None => None,
+    }
+}
+
+fn grant(message: MessageType, request: &Request, answer: &Answer, server: Server) -> Decision {
+    let subnet = &answer.subnet;
+    let lease = subnet.lease_seconds;
+    let mut options = vec![
+        (code::SERVER_ID, server.address.octets().to_vec()),
+        (code::LEASE_TIME, lease.to_be_bytes().to_vec()),
+        (code::RENEWAL, (lease / 2).to_be_bytes().to_vec()),
+        (code::REBINDING, (lease / 8 * 7).to_be_bytes().to_vec()),
+        (code::SUBNET_MASK, subnet.network.netmask().octets().to_vec()),
+    ];
+    if let Some(gateway) = subnet.gateway {
+        options.push((code::ROUTER, gateway.octets().to_vec()));
+    }
+    if !subnet.dns.is_empty() {
+        options.push((code::DNS, subnet.dns.iter().flat_map(Ipv4Addr::octets).collect()));
+    }
+    if let Some(name) = &answer.hostname {
+        options.push((code::HOST_NAME, name.clone().into_bytes()));
+    }
+    // RFC 6842: the client identifier is given back; RFC 4578: so is the machine identifier.
+    for echoed in [code::CLIENT_ID, code::MACHINE_ID] {
+        if let Some(value) = request.option(echoed) {
+            options.push((echoed, value.to_vec()));
+        }
+    }
+    let file = boot_file(request, answer, server);
+    if let Some(file) = &file {
+        options.extend(boot_options(request, file, server));
+    }
+    let siaddr = if file.is_some() {
+        server.address
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
+    let reply = Reply {
+        message,
+        yiaddr: answer.address,
+        siaddr,
+        file,
+        options,
+    };
+    Decision {
+        to: destination(request, &reply),
+        reply,
+        unknown: answer.unknown,
+    }
+}
+
+/// What the client loads next: iPXE for firmware, our script for iPXE, nothing for a machine that boots its disk or an
+/// operating system that only wants an address.
+fn boot_file(request: &Request, answer: &Answer, server: Server) -> Option<String> {
+    if !answer.netboot {
+        return None;
+    }
+    let base = format!("http://{}:{}", server.address, server.http_port);
+    if request.is_ipxe() {
+        return Some(format!("{base}/boot/{}.ipxe", request.mac.hyphenated()));
+    }
+    let pxe = request.vendor_class_starts_with("PXEClient");
+    match request.architecture()? {
+        // RFC 4578 and the IANA registry: 0 BIOS, 7 and 9 EFI x86-64, 16 EFI x86-64 by HTTP.
+        0 if pxe => Some("undionly.kpxe".to_owned()),
+        7 | 9 if pxe => Some("snponly.efi".to_owned()),
+        16 if request.vendor_class_starts_with("HTTPClient") => Some(format!("{base}/ipxe/snponly.efi")),
+        _ => None,
+    }
+}
+
+fn boot_options(request: &Request, file: &str, server: Server) -> Vec<(u8, Vec<u8>)> {
+    let mut options = vec![(code::BOOT_FILE, file.as_bytes().to_vec())];
+    if request.is_ipxe() {
+        // Encapsulated option 176, no-pxedhcp: do not wait 3 s for a ProxyDHCP server.
+        options.push((code::IPXE, vec![176, 1, 1]));
+    } else if request.vendor_class_starts_with("HTTPClient") {
+        options.push((code::VENDOR_CLASS, b"HTTPClient".to_vec()));
+    } else {
+        options.push((code::VENDOR_CLASS, b"PXEClient".to_vec()));
+        options.push((code::TFTP_SERVER, server.address.to_string().into_bytes()));
+        // PXE 2.1, sub-option 6 = 8: load the boot file named here, look for no boot server.
+        options.push((code::VENDOR, vec![6, 1, 8, 255]));
+    }
+    options
+}
+
+fn refuse(request: &Request, server: Server) -> Decision {
+    let reply = Reply {
+        message: MessageType::Nak,
+        yiaddr: Ipv4Addr::UNSPECIFIED,
+        siaddr: Ipv4Addr::UNSPECIFIED,
+        file: None,
+        options: vec![(code::SERVER_ID, server.address.octets().to_vec())],
+    };
+    Decision {
+        to: destination(request, &reply),
+        reply,
+        unknown: false,
+    }
+}
+
+/// RFC 2131, 4.1: to the relay; else to the address the client has; else to all. A client that has no address yet and
+/// does not ask for a broadcast gets one all the same: unicast to it would need an ARP entry made by hand.
+fn destination(request: &Request, reply: &Reply) -> SocketAddrV4 {
+    if !request.giaddr.is_unspecified() {
+        return SocketAddrV4::new(request.giaddr, SERVER_PORT);
+    }
+    let has_address = !request.ciaddr.is_unspecified() && reply.message != MessageType::Nak;
+    let to = if has_address && !request.wants_broadcast() {
+        request.ciaddr
+    } else {
+        Ipv4Addr::BROADCAST
+    };
+    SocketAddrV4::new(to, CLIENT_PORT)
+}

@@ -1,0 +1,474 @@
+//! The runner's one task: takes what happens, decides per machine, writes it to disk, then acts. All machines' states
+//! live here and nowhere else, so there is no lock and no race between two decisions.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use slipway_protocol::{
+    ids::{Digest, JobId, MacAddr, MachineId, StepId},
+    keys::Expect,
+    order::{Action, Order},
+    report::{AgentHello, AgentReport, EventSource, Failure, TimelineEvent},
+    topic::{Kind, Topic},
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    machine::Machine,
+    next::{self, Side, StepUpdate},
+    steps,
+};
+use crate::{
+    context::Context,
+    store::{HeldReport, StoreError},
+};
+
+/// Progress is written and sent at most this often a machine.
+const PROGRESS_EVERY: TimeDelta = TimeDelta::seconds(1);
+
+/// Something that happened.
+pub enum Input {
+    /// A verified order was stored.
+    Order {
+        /// The order.
+        order: Box<Order>,
+        /// Its revision.
+        revision: u64,
+        /// The envelope as it came.
+        payload: Vec<u8>,
+    },
+    /// One of the edge's own steps came forward or ended.
+    Step {
+        /// The machine.
+        machine: MachineId,
+        /// The job the step is of.
+        job: JobId,
+        /// Which step.
+        step: StepId,
+        /// Which try.
+        attempt: u32,
+        /// What happened.
+        update: StepUpdate,
+    },
+    /// A verified hello of an agent.
+    AgentHello {
+        /// The machine.
+        machine: MachineId,
+        /// What it said.
+        hello: Box<AgentHello>,
+    },
+    /// A verified report of an agent.
+    AgentReport {
+        /// The machine.
+        machine: MachineId,
+        /// What it said.
+        report: Box<AgentReport>,
+    },
+    /// A boot service saw a machine.
+    Seen {
+        /// The port.
+        mac: MacAddr,
+        /// What was seen.
+        event: TimelineEvent,
+    },
+    /// A guest phoned home.
+    PhoneHome {
+        /// The machine it says it runs on.
+        machine: MachineId,
+        /// The nonce it sent.
+        nonce: String,
+        /// What it says of itself.
+        text: String,
+        /// Whether the nonce is the order's.
+        accepted: oneshot::Sender<bool>,
+    },
+}
+
+/// A handle to the runner; clones share it.
+#[derive(Clone)]
+pub struct Runner {
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Runner {
+    /// Tells the runner; waits while it is busy. A runner that has ended hears nothing more.
+    pub async fn tell(&self, input: Input) {
+        if self.inputs.send(input).await.is_err() {
+            warn!("the order runner has ended; this process is stopping");
+        }
+    }
+
+    /// Starts the runner with what the store holds. The task ends with `stop`, or with a store that cannot be written:
+    /// then the process must end too, for nothing is promised that is not on disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn start(
+        context: Arc<Context>,
+        stop: CancellationToken,
+    ) -> Result<(Self, tokio::task::JoinHandle<Result<(), StoreError>>), StoreError> {
+        let (inputs, receiver) = mpsc::channel(1024);
+        let runner = Self { inputs };
+        let mut actor = Actor {
+            context,
+            runner: runner.clone(),
+            machines: HashMap::new(),
+            by_mac: HashMap::new(),
+            wakes: BinaryHeap::new(),
+        };
+        actor.load()?;
+        Ok((
+            runner,
+            tokio::spawn(async move { actor.run(receiver, stop).await }),
+        ))
+    }
+}
+
+struct Actor {
+    context: Arc<Context>,
+    runner: Runner,
+    machines: HashMap<MachineId, Machine>,
+    by_mac: HashMap<MacAddr, MachineId>,
+    wakes: BinaryHeap<Reverse<(DateTime<Utc>, MachineId)>>,
+}
+
+impl Actor {
+    /// Takes up every stored order; each is verified again before anything acts on it.
+    fn load(&mut self) -> Result<(), StoreError> {
+        let mut reports: HashMap<MachineId, HeldReport> = self
+            .context
+            .store
+            .reports()?
+            .into_iter()
+            .map(|held| (held.report.machine, held))
+            .collect();
+        let ring = self.context.key_ring();
+        let now = (self.context.now)();
+        for document in self
+            .context
+            .store
+            .documents()?
+            .into_iter()
+            .filter(|d| d.kind == Kind::Order)
+        {
+            let Ok(machine) = document.subject.parse::<MachineId>() else {
+                continue;
+            };
+            let topic = Topic::Order(self.context.site.clone(), machine);
+            match ring.open::<Order>(&topic, &document.payload, Expect { now, held: None }) {
+                Ok(order) => {
+                    let earlier = reports.remove(&machine);
+                    self.insert(Machine::new(
+                        order.into_body(),
+                        document.revision,
+                        document.payload,
+                        earlier,
+                    ));
+                }
+                Err(reason) => {
+                    warn!(%machine, %reason, "a stored order is no longer valid; it is left alone")
+                }
+            }
+        }
+        let machines: Vec<MachineId> = self.machines.keys().copied().collect();
+        info!(orders = machines.len(), "orders taken up");
+        for machine in machines {
+            self.settle(machine, false)?;
+            self.act(machine)?;
+        }
+        Ok(())
+    }
+
+    async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        stop: CancellationToken,
+    ) -> Result<(), StoreError> {
+        loop {
+            let nap = self.until_next_wake();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                input = inputs.recv() => match input {
+                    Some(input) => self.take(input)?,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep(nap) => self.wake_due()?,
+            }
+        }
+    }
+
+    fn until_next_wake(&self) -> Duration {
+        let next = self.wakes.peek().map(|Reverse((at, _))| *at);
+        let nap = next.map_or(TimeDelta::seconds(60), |at| at - (self.context.now)());
+        nap.to_std().unwrap_or_default().min(Duration::from_secs(60))
+    }
+
+    fn wake_due(&mut self) -> Result<(), StoreError> {
+        let now = (self.context.now)();
+        while let Some(Reverse((at, machine))) = self.wakes.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.wakes.pop();
+            // A machine that was decided upon since has another wake-up in the heap.
+            if self.machines.get(&machine).is_some_and(|m| m.wake_at == Some(at)) {
+                self.settle(machine, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, machine: Machine) {
+        let id = machine.order.machine;
+        for mac in &machine.order.hardware.macs {
+            self.by_mac.insert(*mac, id);
+        }
+        self.machines.insert(id, machine);
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), StoreError> {
+        let now = (self.context.now)();
+        match input {
+            Input::Order {
+                order,
+                revision,
+                payload,
+            } => self.take_order(*order, revision, payload),
+            Input::Step {
+                machine,
+                job,
+                step,
+                attempt,
+                update,
+            } => self.take_step(machine, (job, step, attempt), update),
+            Input::AgentHello { machine, hello } => {
+                let Some(m) = self.machines.get_mut(&machine) else {
+                    return Ok(());
+                };
+                m.greet(*hello, now);
+                note(m, EventSource::Agent, "connected", "the agent is up", now);
+                self.settle(machine, true)?;
+                if let Some(m) = self.machines.get_mut(&machine) {
+                    m.send_to_agent(&self.context, true);
+                }
+                Ok(())
+            }
+            Input::AgentReport { machine, report } => {
+                let Some(m) = self.machines.get_mut(&machine) else {
+                    return Ok(());
+                };
+                let changed = next::agent_reported(&m.order, &mut m.report, &report, now);
+                m.unsaved = true;
+                self.settle(machine, changed)
+            }
+            Input::Seen { mac, event } => {
+                let Some(machine) = self.by_mac.get(&mac).copied() else {
+                    return Ok(());
+                };
+                let Some(m) = self.machines.get_mut(&machine) else {
+                    return Ok(());
+                };
+                if m.report.outcome.is_final() {
+                    return Ok(());
+                }
+                next::note(&mut m.report, event);
+                self.settle(machine, true)
+            }
+            Input::PhoneHome {
+                machine,
+                nonce,
+                text,
+                accepted,
+            } => {
+                let good = self.phone_home(machine, &nonce, text, now)?;
+                // A guest that hung up asks again.
+                let _ = accepted.send(good);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_step(
+        &mut self,
+        machine: MachineId,
+        (job, step, attempt): (JobId, StepId, u32),
+        update: StepUpdate,
+    ) -> Result<(), StoreError> {
+        let Some(m) = self.machines.get_mut(&machine) else {
+            return Ok(());
+        };
+        let current = next::running(&m.order, &m.report, Side::Edge);
+        if m.order.job != job || !current.iter().any(|(s, a)| s.id == step && *a == attempt) {
+            return Ok(());
+        }
+        let changed = next::apply(&m.order, &mut m.report, &step, update, (self.context.now)());
+        m.unsaved = true;
+        self.settle(machine, changed)
+    }
+
+    fn take_order(&mut self, order: Order, revision: u64, payload: Vec<u8>) -> Result<(), StoreError> {
+        let id = order.machine;
+        if self.machines.get(&id).is_some_and(|m| m.revision >= revision) {
+            return Ok(());
+        }
+        info!(machine = %id, job = %order.job, revision, steps = order.steps.len(), "new order");
+        let former = self.machines.remove(&id);
+        let earlier = former.as_ref().map(|m| HeldReport {
+            revision: m.report_revision,
+            report: m.report.clone(),
+        });
+        let broken = order.check().err();
+        let mut machine = Machine::new(order, revision, payload, earlier);
+        if let Some(former) = former {
+            former.live.values().for_each(|(_, task)| task.abort());
+            for mac in &former.order.hardware.macs {
+                self.context.table.unbind(*mac);
+                self.by_mac.remove(mac);
+            }
+            machine.agent = former.agent;
+        }
+        if let Some(reason) = broken {
+            let failure = Failure {
+                code: "bad_order".into(),
+                message: reason.to_string(),
+                transient: false,
+            };
+            next::fail_job(&mut machine.report, None, failure, (self.context.now)());
+        }
+        self.insert(machine);
+        self.settle(id, true)?;
+        if let Some(m) = self.machines.get_mut(&id) {
+            m.send_to_agent(&self.context, true);
+        }
+        Ok(())
+    }
+
+    fn phone_home(
+        &mut self,
+        machine: MachineId,
+        nonce: &str,
+        text: String,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let Some(m) = self.machines.get_mut(&machine) else {
+            return Ok(false);
+        };
+        let expected = Action::GuestVerify {
+            nonce_sha256: Digest::of(nonce.as_bytes()),
+        };
+        if !m.order.steps.iter().any(|step| step.action == expected) {
+            warn!(%machine, "a guest phoned home with a nonce that is not its order's");
+            return Ok(false);
+        }
+        if !m.report.outcome.is_final() {
+            next::guest_phoned_home(&m.order, &mut m.report, text, now);
+            self.settle(machine, true)?;
+        }
+        Ok(true)
+    }
+
+    /// Decides for one machine until nothing changes, writes, then acts.
+    fn settle(&mut self, id: MachineId, changed: bool) -> Result<(), StoreError> {
+        let context = Arc::clone(&self.context);
+        let now = (context.now)();
+        let Some(m) = self.machines.get_mut(&id) else {
+            return Ok(());
+        };
+        let mut changed = changed;
+        let wake_at = loop {
+            let decision = next::advance(&m.order, &mut m.report, now);
+            changed |= decision.changed;
+            if !decision.changed {
+                break decision.wake_at;
+            }
+        };
+        let due = m.saved_at.is_none_or(|saved| now - saved >= PROGRESS_EVERY);
+        if changed || (m.unsaved && due) {
+            m.save(&context, now)?;
+        }
+        let flush_at = m.unsaved.then(|| now + PROGRESS_EVERY);
+        m.wake_at = [wake_at, flush_at].into_iter().flatten().min();
+        if let Some(at) = m.wake_at {
+            self.wakes.push(Reverse((at, id)));
+        }
+        if changed { self.act(id) } else { Ok(()) }
+    }
+
+    /// Makes the world follow the report: boot answers, the edge's own steps, the agent.
+    fn act(&mut self, id: MachineId) -> Result<(), StoreError> {
+        let context = Arc::clone(&self.context);
+        let Some(m) = self.machines.get_mut(&id) else {
+            return Ok(());
+        };
+        let boot_key = if m.boots_liveos() {
+            match context.boots.ensure(id, m.order.job) {
+                Ok(boot) => Some(boot.boot_key),
+                Err(source) => {
+                    error!(machine = %id, error = %source, "cannot make a boot token; the machine boots its disk");
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        for entry in m.boot_entries(boot_key.as_deref()) {
+            context.table.bind(entry);
+        }
+        if m.agent.is_some() && m.releasable() != m.released {
+            m.send_to_agent(&context, false);
+        }
+        if m.report.outcome.is_final() {
+            info!(machine = %id, job = %m.order.job, outcome = ?m.report.outcome, "order ended");
+            context.boots.end(id)?;
+        }
+        self.start_steps(id);
+        Ok(())
+    }
+
+    /// Starts what is under way by the report but not in this process, and stops the reverse.
+    fn start_steps(&mut self, id: MachineId) {
+        let Some(m) = self.machines.get_mut(&id) else {
+            return;
+        };
+        let running = next::running(&m.order, &m.report, Side::Edge);
+        m.live.retain(|step, (attempt, task)| {
+            let keep = running.iter().any(|(s, a)| s.id == *step && a == attempt);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (step, attempt) in running {
+            if m.live.contains_key(&step.id) {
+                continue;
+            }
+            let work = steps::Work {
+                order: m.order.clone(),
+                step: step.clone(),
+                attempt,
+                report: m.report.clone(),
+            };
+            let task = tokio::spawn(steps::run(Arc::clone(&self.context), self.runner.clone(), work));
+            m.live.insert(step.id.clone(), (attempt, task.abort_handle()));
+        }
+    }
+}
+
+fn note(m: &mut Machine, source: EventSource, code: &str, text: &str, now: DateTime<Utc>) {
+    next::note(
+        &mut m.report,
+        TimelineEvent {
+            at: now,
+            source,
+            code: code.into(),
+            text: text.into(),
+        },
+    );
+}

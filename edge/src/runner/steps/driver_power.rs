@@ -1,0 +1,35 @@
+//! Switch the machine on or off, and see that it is.
+
+use std::time::Duration;
+
+use slipway_protocol::report::Failure;
+
+use super::{Teller, driver_boot};
+use crate::{
+    bmc::{Bmc, BmcError, PowerAction, PowerState, ipmi::IpmiBmc},
+    context::Context,
+};
+
+pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<(), Failure> {
+    let bmc = driver_boot::connect(context, teller)?;
+    let result = switch(&bmc, on).await;
+    bmc.close().await;
+    result.map_err(driver_boot::bmc_failure)
+}
+
+/// Asks, then reads the state back until it is as wanted; the step's time limit bounds the wait.
+async fn switch(bmc: &IpmiBmc, on: bool) -> Result<(), BmcError> {
+    let (action, wanted) = if on {
+        (PowerAction::On, PowerState::On)
+    } else {
+        (PowerAction::Off, PowerState::Off)
+    };
+    if bmc.power_state().await? == wanted {
+        return Ok(());
+    }
+    bmc.power(action).await?;
+    while bmc.power_state().await? != wanted {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}

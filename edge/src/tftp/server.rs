@@ -1,0 +1,232 @@
+//! The sockets of the TFTP server: one for requests, one more for each transfer, all on the address that was asked.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    packet::{self, Incoming},
+    transfer::{Step, Transfer},
+};
+
+/// Transfers at once.
+const MAX_TRANSFERS: usize = 2_000;
+
+/// The files that can be had, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Files(HashMap<String, Bytes>);
+
+impl Files {
+    /// Loads the named files of a folder; one that is not there is left out.
+    ///
+    /// # Errors
+    /// When a file is there but cannot be read.
+    pub fn load(folder: &Path, names: &[&str]) -> io::Result<Self> {
+        let mut files = HashMap::new();
+        for name in names {
+            match std::fs::read(folder.join(name)) {
+                Ok(bytes) => drop(files.insert((*name).to_owned(), Bytes::from(bytes))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    warn!(file = name, folder = %folder.display(), "boot program not found; install the package `ipxe`");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(files))
+    }
+
+    /// Files given by hand.
+    #[must_use]
+    pub fn of(files: impl IntoIterator<Item = (String, Bytes)>) -> Self {
+        Self(files.into_iter().collect())
+    }
+
+    /// A file; a leading slash is looked over, since some firmware adds one.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Bytes> {
+        self.0.get(name.trim_start_matches('/')).cloned()
+    }
+}
+
+/// A transfer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Who read.
+    pub peer: SocketAddr,
+    /// What.
+    pub file: String,
+    /// Bytes of the file.
+    pub bytes: usize,
+    /// Milliseconds it took.
+    pub millis: u128,
+    /// Why it ended, if not by reaching the end.
+    pub failure: Option<&'static str>,
+}
+
+/// Serves requests on `socket`, transfers from ports of the same address `local`, until `stop`.
+pub async fn run(
+    socket: UdpSocket,
+    local: IpAddr,
+    files: Arc<Files>,
+    ended: mpsc::Sender<Ended>,
+    stop: CancellationToken,
+) {
+    let mut buffer = vec![0; 1500];
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let received = tokio::select! {
+            () = stop.cancelled() => return,
+            received = socket.recv_from(&mut buffer) => received,
+        };
+        let Ok((len, peer)) = received else { continue };
+        let answer = match Incoming::parse(&buffer[..len]) {
+            Some(Incoming::Read { file, options }) => match files.get(&file) {
+                Some(bytes) if open.load(Ordering::Relaxed) < MAX_TRANSFERS => {
+                    open.fetch_add(1, Ordering::Relaxed);
+                    let (open, ended) = (Arc::clone(&open), ended.clone());
+                    let transfer = Transfer::new(bytes.clone(), &options);
+                    tokio::spawn(async move {
+                        let begun = Instant::now();
+                        let failure = send(transfer, local, peer).await;
+                        open.fetch_sub(1, Ordering::Relaxed);
+                        let millis = begun.elapsed().as_millis();
+                        // Nobody listening is no reason to fail a transfer that is over.
+                        let _ = ended.try_send(Ended {
+                            peer,
+                            file,
+                            bytes: bytes.len(),
+                            millis,
+                            failure,
+                        });
+                    });
+                    continue;
+                }
+                Some(_) => packet::error(0, "too many transfers, try again"),
+                None => {
+                    debug!(%peer, file, "TFTP: no such file");
+                    packet::error(1, "no such file")
+                }
+            },
+            Some(Incoming::Write) => packet::error(2, "nothing can be written here"),
+            _ => continue,
+        };
+        if let Err(error) = socket.send_to(&answer, peer).await {
+            debug!(%peer, %error, "TFTP: the refusal cannot be sent");
+        }
+    }
+}
+
+/// Sends one file; gives back why it failed.
+async fn send(mut transfer: Transfer, local: IpAddr, peer: SocketAddr) -> Option<&'static str> {
+    let Ok(socket) = UdpSocket::bind((local, 0)).await else {
+        return Some("no port");
+    };
+    // A connected socket hears this peer's port alone: others cannot acknowledge for it (RFC 1350, 4).
+    if socket.connect(peer).await.is_err() {
+        return Some("no route");
+    }
+    let mut buffer = [0; 600];
+    let mut step = Step::Send(transfer.begin());
+    loop {
+        match &step {
+            Step::Send(packets) => {
+                for packet in packets {
+                    // A packet the kernel has no room for is a lost packet; the window is sent again.
+                    let _ = socket.send(packet).await;
+                }
+            }
+            Step::Wait => {}
+            Step::Done => return None,
+            Step::Ended(why) => return Some(why),
+        }
+        step = match timeout(transfer.timeout(), socket.recv(&mut buffer)).await {
+            Err(_) => transfer.timed_out(),
+            Ok(Err(_)) => Step::Ended("the client closed its port"),
+            Ok(Ok(len)) => match Incoming::parse(&buffer[..len]) {
+                Some(Incoming::Ack(block)) => transfer.acknowledged(block),
+                Some(Incoming::Error(_)) => Step::Ended("the client gave up"),
+                _ => Step::Wait,
+            },
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Real clients: tftp-hpa's and curl's.
+    #[tokio::test]
+    async fn foreign_clients_read_whole_files_and_are_refused_others() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port().to_string();
+        let content: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+        let files = Files::of([("undionly.kpxe".to_owned(), Bytes::from(content.clone()))]);
+        let (sender, mut ended) = mpsc::channel(8);
+        let stop = CancellationToken::new();
+        let local = IpAddr::from([127, 0, 0, 1]);
+        tokio::spawn(run(socket, local, Arc::new(files), sender, stop.clone()));
+        let dir = tempfile::tempdir().unwrap();
+        let got = dir.path().join("got");
+        let path = got.display().to_string();
+        run_client(
+            "tftp",
+            &[
+                "127.0.0.1",
+                &port,
+                "-m",
+                "binary",
+                "-c",
+                "get",
+                "undionly.kpxe",
+                &path,
+            ],
+        )
+        .await;
+        assert!(std::fs::read(&got).unwrap() == content, "tftp-hpa");
+        let url = format!("tftp://127.0.0.1:{port}/undionly.kpxe");
+        run_client("curl", &["-sS", "--tftp-blksize", "1400", "-o", &path, &url]).await;
+        assert!(std::fs::read(&got).unwrap() == content, "curl");
+        assert_eq!(
+            ended.recv().await.map(|e| (e.bytes, e.failure)),
+            Some((300_000, None))
+        );
+        let url = format!("tftp://127.0.0.1:{port}/../../etc/passwd");
+        let outside = tokio::task::spawn_blocking(move || {
+            Command::new("curl")
+                .args(["-sS", "-m", "5", &url])
+                .output()
+                .unwrap()
+                .status
+        });
+        assert!(!outside.await.unwrap().success(), "nothing outside the map");
+        stop.cancel();
+    }
+
+    async fn run_client(program: &str, arguments: &[&str]) {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        let output =
+            tokio::task::spawn_blocking(move || command.output().expect("tftp-hpa and curl are installed"));
+        let output = output.await.unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}

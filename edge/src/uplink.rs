@@ -1,0 +1,338 @@
+//! The link to the control plane: commands down, reports up, and the comparison of what both hold. A command is verified,
+//! then on disk, then acted upon. Everything here may be lost and repeated; the next hello finds it.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use serde::Serialize;
+use slipway_bus::{Client, Event};
+use slipway_protocol::{
+    ids::MachineId,
+    image::ImageNotice,
+    keys::{Expect, OpenError, Stamp},
+    order::Order,
+    report::MachineSeen,
+    site::SiteConfig,
+    sync::SyncRequest,
+    topic::{Kind, Topic},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    context::Context,
+    metrics,
+    runner::actor::{Input, Runner},
+    store::{Document, StoreError},
+};
+
+/// How often holdings are compared without another reason.
+const TICK: Duration = Duration::from_secs(30);
+/// Setting that holds the verifying keys of the last configuration, so that it can be verified again after a restart.
+pub const KEYS_SETTING: &str = "verifying_keys";
+/// How long a report stays good: a site may be cut off for long.
+const REPORT_VALIDITY: TimeDelta = TimeDelta::days(365);
+/// How long a hello stays good.
+const HELLO_VALIDITY: TimeDelta = TimeDelta::minutes(10);
+
+/// Something to be said to the control plane.
+#[derive(Debug)]
+pub enum Word {
+    /// This machine's report is new.
+    Report(MachineId),
+    /// An unknown machine was seen.
+    Seen(slipway_protocol::ids::MacAddr, Box<MachineSeen>),
+}
+
+/// Told of a new configuration.
+pub type OnConfig = Box<dyn Fn(&SiteConfig) + Send + Sync>;
+
+/// The link.
+pub struct Uplink {
+    /// Shared handles.
+    pub context: Arc<Context>,
+    /// The runner.
+    pub runner: Runner,
+    /// The connection to the central broker.
+    pub central: Client,
+    /// This edge's own broker, to which all words are mirrored for people with MQTT tools.
+    pub mirror: Client,
+    /// Called with each new configuration.
+    pub on_config: OnConfig,
+}
+
+impl Uplink {
+    /// Serves until `stop` or until the store cannot be written.
+    ///
+    /// # Errors
+    /// When the store fails: the process must end then.
+    pub async fn run(
+        self,
+        mut events: mpsc::Receiver<Event>,
+        mut words: mpsc::Receiver<Word>,
+        stop: CancellationToken,
+    ) -> Result<(), StoreError> {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = tick.tick() => self.say_hello(false),
+                Some(event) = events.recv() => match event {
+                    Event::Connected => self.say_hello(false),
+                    Event::Disconnected { reason } => info!(reason, "no link to the control plane; working on"),
+                    Event::Message { topic, payload } => self.hear(&topic, &payload).await?,
+                },
+                Some(word) = words.recv() => self.speak(word, &mut words)?,
+            }
+        }
+    }
+
+    /// Says a word, and all others that wait: of many about one machine only the last state counts.
+    fn speak(&self, first: Word, words: &mut mpsc::Receiver<Word>) -> Result<(), StoreError> {
+        let mut reports = BTreeSet::new();
+        let mut next = Some(first);
+        while let Some(word) = next {
+            match word {
+                Word::Report(machine) => drop(reports.insert(machine)),
+                Word::Seen(mac, seen) => {
+                    let topic = Topic::Machine(self.context.site.clone(), mac);
+                    let revision = seen.at.timestamp_millis().cast_unsigned();
+                    self.publish(&topic, revision, HELLO_VALIDITY, &*seen);
+                }
+            }
+            next = words.try_recv().ok();
+        }
+        reports
+            .into_iter()
+            .try_for_each(|machine| self.send_report(machine))
+    }
+
+    fn send_report(&self, machine: MachineId) -> Result<(), StoreError> {
+        if let Some(held) = self.context.store.report(machine)? {
+            let topic = Topic::Report(self.context.site.clone(), machine);
+            self.publish(&topic, held.revision, REPORT_VALIDITY, &held.report);
+        }
+        Ok(())
+    }
+
+    fn say_hello(&self, with_lists: bool) {
+        let topic = Topic::Hello(self.context.site.clone());
+        let revision = (self.context.now)().timestamp_millis().cast_unsigned();
+        self.publish(
+            &topic,
+            revision,
+            HELLO_VALIDITY,
+            &self.context.ledger.hello(with_lists),
+        );
+    }
+
+    fn publish<T: Serialize>(&self, topic: &Topic, revision: u64, validity: TimeDelta, body: &T) {
+        let issued_at = (self.context.now)();
+        let stamp = Stamp {
+            revision,
+            issued_at,
+            expires_at: issued_at + validity,
+        };
+        let payload = self.context.signer.seal(topic, stamp, body);
+        // Whatever does not go out now is found by the comparison after the next connect.
+        let _ = self.central.publish(&topic.to_string(), payload.clone());
+        let _ = self.mirror.publish(&topic.to_string(), payload);
+    }
+
+    async fn hear(&self, topic: &str, payload: &Bytes) -> Result<(), StoreError> {
+        let Ok(topic) = topic.parse::<Topic>() else {
+            warn!(topic, "a message on a topic this edge does not know");
+            return Ok(());
+        };
+        // The mirror is for people only.
+        let _ = self.mirror.publish(&topic.to_string(), payload.to_vec());
+        let heard = match &topic {
+            Topic::Config(_) => self.hear_config(&topic, payload)?,
+            Topic::Image(..) => self.hear_image(&topic, payload)?,
+            Topic::Order(..) => self.hear_order(&topic, payload).await?,
+            Topic::Sync(_) => self.hear_sync(&topic, payload)?,
+            _ => Ok("other"),
+        };
+        match heard {
+            Ok(kind) => metrics::message_accepted(kind),
+            Err(reason) => {
+                metrics::message_refused(reason.code());
+                warn!(%topic, %reason, "a command is refused");
+            }
+        }
+        Ok(())
+    }
+
+    fn expect(&self, topic: &Topic) -> Expect {
+        let held = self
+            .context
+            .ledger
+            .command_revision(topic.kind(), &topic.subject());
+        Expect {
+            now: (self.context.now)(),
+            held,
+        }
+    }
+
+    /// Puts a verified command on disk; only then it counts as received.
+    fn keep(&self, topic: &Topic, revision: u64, payload: &Bytes) -> Result<bool, StoreError> {
+        let (kind, subject) = (topic.kind(), topic.subject());
+        let document = Document {
+            kind,
+            subject,
+            revision,
+            payload: payload.to_vec(),
+        };
+        let kept = self.context.store.put_document(&document)?;
+        if kept {
+            self.context
+                .ledger
+                .hold_command(kind, &document.subject, revision);
+        }
+        Ok(kept)
+    }
+
+    fn hear_config(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
+        let config = match self
+            .context
+            .key_ring()
+            .open::<SiteConfig>(topic, payload, self.expect(topic))
+        {
+            Ok(config) => config,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if self.keep(topic, config.header().revision, payload)? {
+            let mut keys = self.context.keys.write().unwrap_or_else(PoisonError::into_inner);
+            keys.clone_from(&config.body().verifying_keys);
+            drop(keys);
+            let text = serde_json::to_string(&config.body().verifying_keys).unwrap_or_default();
+            self.context.store.put_setting(KEYS_SETTING, &text)?;
+            (self.on_config)(config.body());
+        }
+        Ok(Ok("config"))
+    }
+
+    fn hear_image(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
+        let Topic::Image(_, image) = topic else {
+            return Ok(Ok("other"));
+        };
+        match self
+            .context
+            .key_ring()
+            .open::<ImageNotice>(topic, payload, self.expect(topic))
+        {
+            Ok(notice) if notice.body().manifest.id() != *image => Ok(Err(OpenError::Misaddressed {
+                topic: topic.to_string(),
+                made_for: format!("image {}", notice.body().manifest.id()),
+            })),
+            Ok(notice) => self
+                .keep(topic, notice.header().revision, payload)
+                .map(|_| Ok("image")),
+            Err(reason) => Ok(Err(reason)),
+        }
+    }
+
+    async fn hear_order(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
+        let order = match self
+            .context
+            .key_ring()
+            .open::<Order>(topic, payload, self.expect(topic))
+        {
+            Ok(order) => order,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if order.body().machine.to_string() != order.header().subject {
+            let made_for = format!("machine {}", order.body().machine);
+            return Ok(Err(OpenError::Misaddressed {
+                topic: topic.to_string(),
+                made_for,
+            }));
+        }
+        let revision = order.header().revision;
+        if self.keep(topic, revision, payload)? {
+            let input = Input::Order {
+                order: Box::new(order.into_body()),
+                revision,
+                payload: payload.to_vec(),
+            };
+            self.runner.tell(input).await;
+        }
+        Ok(Ok("order"))
+    }
+
+    fn hear_sync(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
+        let expect = Expect {
+            held: None,
+            ..self.expect(topic)
+        };
+        let request = match self
+            .context
+            .key_ring()
+            .open::<SyncRequest>(topic, payload, expect)
+        {
+            Ok(request) => request.into_body(),
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match request {
+            SyncRequest::Lists => self.say_hello(true),
+            SyncRequest::Reports { subjects } => {
+                for machine in subjects.iter().filter_map(|subject| subject.parse().ok()) {
+                    self.send_report(machine)?;
+                }
+            }
+        }
+        Ok(Ok("sync"))
+    }
+}
+
+/// The kind of an accepted message, or why it is refused.
+type Heard = Result<&'static str, OpenError>;
+
+/// Fills the ledger with what the store holds.
+///
+/// # Errors
+/// When the store fails.
+pub fn fill_ledger(context: &Context) -> Result<(), StoreError> {
+    for document in context.store.documents()? {
+        context
+            .ledger
+            .hold_command(document.kind, &document.subject, document.revision);
+    }
+    for held in context.store.reports()? {
+        context
+            .ledger
+            .hold_report(&held.report.machine.to_string(), held.revision);
+    }
+    Ok(())
+}
+
+/// The configuration that is held, verified again.
+///
+/// # Errors
+/// When the store fails.
+pub fn held_config(context: &Context) -> Result<Option<SiteConfig>, StoreError> {
+    let topic = Topic::Config(context.site.clone());
+    let Some(document) = context.store.document(Kind::Config, "-")? else {
+        return Ok(None);
+    };
+    let expect = Expect {
+        now: (context.now)(),
+        held: None,
+    };
+    match context
+        .key_ring()
+        .open::<SiteConfig>(&topic, &document.payload, expect)
+    {
+        Ok(config) => Ok(Some(config.into_body())),
+        Err(reason) => {
+            error!(%reason, "the stored configuration is no longer valid; waiting for a new one");
+            Ok(None)
+        }
+    }
+}
