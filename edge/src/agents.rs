@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
-    boots::{Boots, unknown_job},
+    boots::unknown_job,
     context::Context,
     metrics,
     runner::actor::{Input, Runner},
@@ -35,10 +35,8 @@ const MAX_AGENTS: usize = 10_000;
 
 /// Agents by their boot token.
 pub struct AgentAdmission {
-    /// The site.
-    pub site: SiteId,
-    /// Looks up tokens.
-    pub boots: Arc<Boots>,
+    /// Knows the site and its boot tokens.
+    pub context: Arc<Context>,
 }
 
 impl Admission for AgentAdmission {
@@ -48,6 +46,7 @@ impl Admission for AgentAdmission {
             .parse()
             .map_err(|_| "the user name is not a machine id".to_owned())?;
         let boot = self
+            .context
             .boots
             .get(machine)
             .ok_or("this machine has no job that boots it")?;
@@ -58,8 +57,11 @@ impl Admission for AgentAdmission {
             return Err("the client id is not the machine's".to_owned());
         }
         Ok(Acl {
-            publish: vec![format!("{}#", topic::agent_events_prefix(&self.site, machine))],
-            subscribe: vec![topic::agent_commands(&self.site, machine)],
+            publish: vec![format!(
+                "{}#",
+                topic::agent_events_prefix(&self.context.site, machine)
+            )],
+            subscribe: vec![topic::agent_commands(&self.context.site, machine)],
         })
     }
 
@@ -89,8 +91,8 @@ impl Admission for ReadOnly {
 
 /// The doors to be opened, already bound.
 pub struct Doors {
-    /// For agents, with this edge's TLS.
-    pub agents: TcpListener,
+    /// For agents, with this edge's TLS, one an address.
+    pub agents: Vec<TcpListener>,
     /// For people, on loopback.
     pub people: TcpListener,
     /// Server configuration of the agents' door.
@@ -99,13 +101,17 @@ pub struct Doors {
 
 /// Opens both doors; the tasks end with `stop`.
 pub fn open_doors(doors: Doors, backend: &Backend, admission: AgentAdmission, stop: &CancellationToken) {
-    let agents = Guard {
-        listener: doors.agents,
-        tls: Some(doors.tls),
-        admission: Arc::new(admission),
-        backend: backend.clone(),
-        max_connections: MAX_AGENTS,
-    };
+    let admission: Arc<dyn Admission> = Arc::new(admission);
+    for listener in doors.agents {
+        let agents = Guard {
+            listener,
+            tls: Some(Arc::clone(&doors.tls)),
+            admission: Arc::clone(&admission),
+            backend: backend.clone(),
+            max_connections: MAX_AGENTS,
+        };
+        tokio::spawn(agents.run(stop.clone()));
+    }
     let people = Guard {
         listener: doors.people,
         tls: None,
@@ -113,7 +119,6 @@ pub fn open_doors(doors: Doors, backend: &Backend, admission: AgentAdmission, st
         backend: backend.clone(),
         max_connections: 100,
     };
-    tokio::spawn(agents.run(stop.clone()));
     tokio::spawn(people.run(stop.clone()));
 }
 
@@ -137,8 +142,8 @@ pub async fn listen(
     context: Arc<Context>,
     runner: Runner,
     mut events: mpsc::Receiver<Event>,
-    unknown: mpsc::Sender<(MachineId, Box<AgentHello>)>,
-) {
+    unknown: mpsc::Sender<Box<AgentHello>>,
+) -> anyhow::Result<()> {
     while let Some(event) = events.recv().await {
         let Event::Message { topic, payload } = event else {
             continue;
@@ -159,8 +164,8 @@ pub async fn listen(
                             hello: Box::new(hello),
                         })
                         .await;
-                } else if unknown.send((machine, Box::new(hello))).await.is_err() {
-                    return;
+                } else if unknown.send(Box::new(hello)).await.is_err() {
+                    return Ok(());
                 }
             }
             Ok(Topic::AgentReport(_, machine)) => {
@@ -176,6 +181,7 @@ pub async fn listen(
             Ok(_) | Err(_) => debug!(topic, "not for this edge"),
         }
     }
+    Ok(())
 }
 
 /// Opens what an agent said. Repeats and old ones are told apart by boot and attempt, so no revision is kept; validity

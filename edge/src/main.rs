@@ -1,2 +1,105 @@
-//! placeholder
-fn main() {}
+//! `slipway-edge`: joins a site, and serves it.
+
+use std::{io::Read as _, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use slipway_edge::{
+    config::{Config, Given},
+    join, site,
+};
+use slipway_protocol::site::JoinToken;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The edge box of a Slipway site: boots, installs and watches its machines, also while the WAN is cut.
+#[derive(Parser)]
+#[command(name = "slipway-edge", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    given: Given,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the site this box has joined (the default)
+    Run,
+    /// Join a site with a one-time token made by `slipway site token SITE`
+    Join {
+        /// The token; `-` reads it from standard input, where it does not show in the process list
+        #[arg(env = "SLIPWAY_JOIN_TOKEN", hide_env_values = true)]
+        token: String,
+    },
+}
+
+/// Exit status for settings that cannot be used (BSD `EX_USAGE`).
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let filter =
+        EnvFilter::try_from_env("SLIPWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    slipway_bus::tls::install_provider();
+    let Cli { command, given } = Cli::parse();
+    let config = match given.resolve() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("slipway-edge: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match start(command, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("slipway-edge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn start(command: Option<Command>, config: Config) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
+    if let Some(Command::Join { token }) = command {
+        return join_site(&token, &config).await;
+    }
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(site::run(config, metrics, stop.clone()));
+    let signals = tokio::spawn(stop_on_signal(stop));
+    let result = running.await?;
+    signals.abort();
+    result
+}
+
+async fn join_site(token: &str, config: &Config) -> anyhow::Result<()> {
+    let mut text = token.to_owned();
+    if text == "-" {
+        text.clear();
+        std::io::stdin().read_to_string(&mut text)?;
+    }
+    let token = JoinToken::from_text(&text)?;
+    let identity = join::join(&token, &config.addresses(), &config.data_dir, chrono::Utc::now()).await?;
+    println!(
+        "Joined site {}. Start serving with `slipway-edge run`.",
+        identity.site
+    );
+    Ok(())
+}
+
+async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        result = tokio::signal::ctrl_c() => result?,
+    }
+    stop.cancel();
+    Ok(())
+}

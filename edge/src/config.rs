@@ -1,0 +1,202 @@
+//! The edge's settings: command line, then environment, then `/etc/slipway/edge.toml`, then defaults; read once, before
+//! anything is opened. The only reader of the environment.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use clap::Args;
+use serde::Deserialize;
+
+/// A setting cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path} is not a valid configuration: {reason}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing to serve on.
+    #[error("no interface is named: set --interface NAME=ADDRESS, for example --interface br0=192.0.2.1")]
+    NoInterface,
+}
+
+/// A network interface and this box's address on it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// This box's address on it.
+    pub address: Ipv4Addr,
+}
+
+impl FromStr for Interface {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not of the form NAME=ADDRESS, as in br0=192.0.2.1");
+        let (name, address) = text.split_once('=').ok_or_else(bad)?;
+        Ok(Self {
+            name: name.to_owned(),
+            address: address.parse().map_err(|_| bad())?,
+        })
+    }
+}
+
+impl TryFrom<String> for Interface {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// As given, before defaults.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Given {
+    /// Configuration file [default: /etc/slipway/edge.toml, if it is there]
+    #[arg(long, env = "SLIPWAY_EDGE_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Folder for keys, database and image cache [default: /var/lib/slipway]
+    #[arg(long, env = "SLIPWAY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Interface to serve and this box's address on it, NAME=ADDRESS; may be repeated
+    #[arg(long = "interface", env = "SLIPWAY_INTERFACES", value_delimiter = ',')]
+    pub interfaces: Vec<Interface>,
+    /// Port of the HTTP boot server [default: 8081]
+    #[arg(long, env = "SLIPWAY_EDGE_HTTP_PORT")]
+    pub http_port: Option<u16>,
+    /// Port of the agents' MQTT broker [default: 8883]
+    #[arg(long, env = "SLIPWAY_EDGE_MQTT_PORT")]
+    pub mqtt_port: Option<u16>,
+    /// Read-only MQTT for people, on loopback [default: 127.0.0.1:1883]
+    #[arg(long, env = "SLIPWAY_EDGE_MQTT_DEBUG")]
+    pub mqtt_debug: Option<SocketAddr>,
+    /// Folder with the LiveOS: vmlinuz and initramfs.img [default: /usr/lib/slipway/liveos]
+    #[arg(long, env = "SLIPWAY_LIVEOS")]
+    pub liveos: Option<PathBuf>,
+    /// Folder with undionly.kpxe and snponly.efi [default: /usr/lib/ipxe]
+    #[arg(long, env = "SLIPWAY_BOOT_PROGRAMS")]
+    pub boot_programs: Option<PathBuf>,
+}
+
+/// As used.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder for keys, database and image cache.
+    pub data_dir: PathBuf,
+    /// Interfaces to serve.
+    pub interfaces: Vec<Interface>,
+    /// Port of the HTTP boot server.
+    pub http_port: u16,
+    /// Port of the agents' MQTT broker.
+    pub mqtt_port: u16,
+    /// Read-only MQTT for people.
+    pub mqtt_debug: SocketAddr,
+    /// Folder with the LiveOS.
+    pub liveos: PathBuf,
+    /// Folder with the boot programs.
+    pub boot_programs: PathBuf,
+}
+
+impl Given {
+    /// Adds what the file says and the defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be used or no interface is named.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let file = self.file()?;
+        let pick = |given: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+            given.or(file).unwrap_or_else(|| PathBuf::from(default))
+        };
+        let interfaces = if self.interfaces.is_empty() {
+            file.interfaces
+        } else {
+            self.interfaces
+        };
+        if interfaces.is_empty() {
+            return Err(ConfigError::NoInterface);
+        }
+        Ok(Config {
+            data_dir: pick(self.data_dir, file.data_dir, "/var/lib/slipway"),
+            interfaces,
+            http_port: self.http_port.or(file.http_port).unwrap_or(8081),
+            mqtt_port: self.mqtt_port.or(file.mqtt_port).unwrap_or(8883),
+            mqtt_debug: self
+                .mqtt_debug
+                .or(file.mqtt_debug)
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            liveos: pick(self.liveos, file.liveos, "/usr/lib/slipway/liveos"),
+            boot_programs: pick(self.boot_programs, file.boot_programs, "/usr/lib/ipxe"),
+        })
+    }
+
+    fn file(&self) -> Result<Self, ConfigError> {
+        let path = self
+            .config
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("/etc/slipway/edge.toml"));
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.config.is_none() => {
+                return Ok(Self::default());
+            }
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        toml::from_str(&text).map_err(|e| ConfigError::Parse {
+            path,
+            reason: e.message().to_owned(),
+        })
+    }
+}
+
+impl Config {
+    /// This box's addresses on the site's networks.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.interfaces
+            .iter()
+            .map(|interface| IpAddr::V4(interface.address))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_fills_in_what_is_not_given_and_a_typo_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge.toml");
+        std::fs::write(&path, "interfaces = [\"br0=192.0.2.1\"]\nhttp_port = 9\n").unwrap();
+        let given = Given {
+            config: Some(path.clone()),
+            mqtt_port: Some(7),
+            ..Given::default()
+        };
+        let config = given.clone().resolve().unwrap();
+        assert_eq!(
+            (config.http_port, config.mqtt_port, config.interfaces.len()),
+            (9, 7, 1)
+        );
+        std::fs::write(&path, "interface = 1\n").unwrap();
+        assert!(matches!(given.resolve(), Err(ConfigError::Parse { .. })));
+        assert!(matches!("br0".parse::<Interface>(), Err(e) if e.contains("NAME=ADDRESS")));
+    }
+}

@@ -1,0 +1,342 @@
+//! One running edge: binds every socket first, then starts all tasks. A task that ends ends the process; the service
+//! manager starts it again, and it goes on with what is on disk.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use chrono::Utc;
+use metrics_exporter_prometheus::PrometheusHandle;
+use slipway_bus::{Client, Options, broker, tls};
+use slipway_protocol::{
+    keys::VerifyingKey,
+    site::{SiteConfig, chunk_key_context},
+    topic::{self, Topic},
+};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    agents::{self, AgentAdmission, Doors},
+    boot::{BootTable, Lease},
+    boots::Boots,
+    config::{Config, Interface},
+    context::{Context, Outbox},
+    dhcp::{ra, reply::Server, server as dhcp},
+    http::{self, HttpState},
+    identity::Identity,
+    images::{ControlPlane, ImageCache},
+    ledger::Ledger,
+    runner::actor::Runner,
+    store::Store,
+    tftp::server::{self as tftp, Files},
+    uplink::{self, KEYS_SETTING, Uplink, Word},
+    watch,
+};
+
+/// Boot programs handed out by TFTP and HTTP.
+const BOOT_PROGRAMS: [&str; 3] = ["undionly.kpxe", "snponly.efi", "ipxe.efi"];
+
+/// All sockets of an edge, bound before anything runs.
+struct Sockets {
+    dhcp: Vec<(Interface, UdpSocket)>,
+    tftp: Vec<(IpAddr, UdpSocket)>,
+    http: Vec<TcpListener>,
+    agents: Vec<TcpListener>,
+    people: TcpListener,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let mut sockets = Self {
+            dhcp: Vec::new(),
+            tftp: Vec::new(),
+            http: Vec::new(),
+            agents: Vec::new(),
+            people: listen(config.mqtt_debug).await?,
+        };
+        for interface in &config.interfaces {
+            let address = IpAddr::V4(interface.address);
+            let shown = &interface.name;
+            let socket =
+                dhcp::bind(shown, 67).with_context(|| format!("cannot serve DHCP on {shown} (port 67)"))?;
+            sockets.dhcp.push((interface.clone(), socket));
+            let socket = UdpSocket::bind((address, 69)).await;
+            sockets.tftp.push((
+                address,
+                socket.with_context(|| format!("cannot serve TFTP on {address} (port 69)"))?,
+            ));
+            sockets
+                .http
+                .push(listen(SocketAddr::new(address, config.http_port)).await?);
+            sockets
+                .agents
+                .push(listen(SocketAddr::new(address, config.mqtt_port)).await?);
+        }
+        Ok(sockets)
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: is another edge running?"))
+}
+
+/// Words of the runner: reports to the uplink, messages to the agents.
+struct Words {
+    uplink: mpsc::Sender<Word>,
+    agents: Client,
+}
+
+impl Outbox for Words {
+    fn report_changed(&self, machine: slipway_protocol::ids::MachineId) {
+        // A full queue: the report is on disk, and the next comparison of holdings sends it.
+        let _ = self.uplink.try_send(Word::Report(machine));
+    }
+
+    fn to_agent(&self, topic: &Topic, payload: Vec<u8>) {
+        // An agent that misses this says hello again when it reconnects.
+        let _ = self.agents.publish(&topic.to_string(), payload);
+    }
+}
+
+/// Runs the edge until `stop`.
+///
+/// # Errors
+/// When it cannot start, or a part of it has failed.
+pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> anyhow::Result<()> {
+    let identity = Identity::load(&config.data_dir)?;
+    let store = Store::open(&config.data_dir.join("edge.db"))?;
+    let sockets = Sockets::bind(&config).await?;
+    let backend = tokio::task::spawn_blocking(broker::start).await??;
+    let (words, words_receiver) = mpsc::channel(4096);
+    let (local, local_events) = agents::connect(&identity.site, &backend, stop.clone());
+    let outbox = Arc::new(Words {
+        uplink: words.clone(),
+        agents: local.clone(),
+    });
+    let context = Arc::new(context(&config, &identity, store, outbox)?);
+    uplink::fill_ledger(&context)?;
+    if let Some(held) = uplink::held_config(&context)? {
+        context.table.set_site(&held.subnets, held.discover);
+    }
+    restore_leases(&context)?;
+    let (runner, runner_task) = Runner::start(Arc::clone(&context), stop.clone())?;
+    let doors = Doors {
+        agents: sockets.agents,
+        people: sockets.people,
+        tls: tls::server_config(&identity.agent_tls(), None)?,
+    };
+    let admission = AgentAdmission {
+        context: Arc::clone(&context),
+    };
+    agents::open_doors(doors, &backend, admission, &stop);
+
+    let (sightings, sightings_receiver) = mpsc::channel(4096);
+    let (unknown, unknown_receiver) = mpsc::channel(256);
+    let boot_programs = Arc::new(Files::load(&config.boot_programs, &BOOT_PROGRAMS)?);
+    let mut tasks = JoinSet::new();
+    let parts = BootParts {
+        sightings: sightings.clone(),
+        files: Arc::clone(&boot_programs),
+        stop: stop.clone(),
+    };
+    start_boot_services(&mut tasks, &context, &config, (sockets.dhcp, sockets.tftp), parts)?;
+    let state = Arc::new(HttpState {
+        context: Arc::clone(&context),
+        runner: runner.clone(),
+        liveos: config.liveos.clone(),
+        boot_programs,
+        http_port: config.http_port,
+        mqtt_port: config.mqtt_port,
+        ca: identity.ca.clone(),
+        sightings,
+        metrics,
+    });
+    for listener in sockets.http {
+        let (router, stop) = (http::router(Arc::clone(&state)), stop.clone());
+        tasks.spawn(async move {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await?;
+            Ok(())
+        });
+    }
+    let (central, central_events) = connect_central(&identity, &stop)?;
+    let table = Arc::clone(&context.table);
+    let on_config = Box::new(move |c: &SiteConfig| table.set_site(&c.subnets, c.discover));
+    let link = Uplink {
+        context: Arc::clone(&context),
+        runner: runner.clone(),
+        central,
+        mirror: local,
+        on_config,
+    };
+    let (link_stop, watch_stop) = (stop.clone(), stop.clone());
+    tasks.spawn(async move { Ok(link.run(central_events, words_receiver, link_stop).await?) });
+    tasks.spawn(async move { Ok(runner_task.await??) });
+    tasks.spawn(agents::listen(
+        Arc::clone(&context),
+        runner.clone(),
+        local_events,
+        unknown,
+    ));
+    tasks.spawn(watch::run(
+        context,
+        runner,
+        (sightings_receiver, unknown_receiver),
+        words,
+        watch_stop,
+    ));
+    info!(site = %identity.site, "edge up");
+    until_one_ends(tasks, stop).await
+}
+
+/// Waits for `stop` or for a part to end, which is a failure of the whole.
+async fn until_one_ends(
+    mut tasks: JoinSet<anyhow::Result<()>>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let first = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = tasks.join_next() => ended,
+    };
+    stop.cancel();
+    let drain = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(5), drain).await.is_err() {
+        info!("some tasks did not end in time; ending without them");
+    }
+    match first {
+        None => Ok(()),
+        Some(Ok(Ok(()))) => anyhow::bail!("a part of the edge ended by itself"),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(panic)) => Err(panic.into()),
+    }
+}
+
+fn context(
+    config: &Config,
+    identity: &Identity,
+    store: Store,
+    outbox: Arc<dyn Outbox>,
+) -> anyhow::Result<Context> {
+    let opening = identity.opening_key()?;
+    let chunk_key = opening.open(&identity.chunk_key, &chunk_key_context(&identity.site))?;
+    let source = ControlPlane {
+        http: reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .build()?,
+        url: identity.url.clone(),
+        site: identity.site.clone(),
+        chunk_key,
+    };
+    let keys: Vec<VerifyingKey> = match store.setting(KEYS_SETTING)? {
+        Some(text) => serde_json::from_str(&text)?,
+        None => identity.verifying_keys.clone(),
+    };
+    Ok(Context {
+        site: identity.site.clone(),
+        boots: Boots::load(store.clone())?,
+        store,
+        ledger: Ledger::default(),
+        table: Arc::new(BootTable::default()),
+        images: ImageCache::new(config.data_dir.join("chunks"), Arc::new(source)),
+        signer: identity.signer()?,
+        opening,
+        outbox,
+        now: Utc::now,
+        keys: RwLock::new(keys),
+    })
+}
+
+fn restore_leases(context: &Context) -> anyhow::Result<()> {
+    if let Some(text) = context.store.setting(watch::LEASES_SETTING)? {
+        context.table.restore(serde_json::from_str::<Vec<Lease>>(&text)?);
+    }
+    Ok(())
+}
+
+fn connect_central(
+    identity: &Identity,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Client, mpsc::Receiver<slipway_bus::Event>)> {
+    let options = Options {
+        client_id: identity.site.to_string(),
+        host: identity.broker_host.clone(),
+        port: identity.broker_port,
+        tls: Some(tls::client_config(&identity.ca, Some(&identity.uplink_tls()))?),
+        credentials: None,
+        subscriptions: vec![topic::site_commands(&identity.site)],
+        will: Some((
+            Topic::Presence(identity.site.clone()).to_string(),
+            b"{\"online\":false}".to_vec(),
+        )),
+    };
+    Ok(Client::start(options, stop.clone()))
+}
+
+/// What all boot services share.
+struct BootParts {
+    sightings: mpsc::Sender<dhcp::Sighting>,
+    files: Arc<Files>,
+    stop: CancellationToken,
+}
+
+type BootSockets = (Vec<(Interface, UdpSocket)>, Vec<(IpAddr, UdpSocket)>);
+
+fn start_boot_services(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    context: &Arc<Context>,
+    config: &Config,
+    (dhcp_sockets, tftp_sockets): BootSockets,
+    parts: BootParts,
+) -> anyhow::Result<()> {
+    let BootParts {
+        sightings,
+        files,
+        stop,
+    } = parts;
+    for (interface, socket) in dhcp_sockets {
+        let index = interface_index(&interface.name)?;
+        tokio::spawn(ra::run(interface.name.clone(), index, stop.clone()));
+        let server = Server {
+            address: interface.address,
+            http_port: config.http_port,
+        };
+        let table = Arc::clone(&context.table);
+        let out = (sightings.clone(), stop.clone());
+        tasks.spawn(async move {
+            dhcp::run(socket, server, table, Utc::now, out).await;
+            Ok(())
+        });
+    }
+    let (ended, ended_receiver) = mpsc::channel(1024);
+    for (address, socket) in tftp_sockets {
+        let (files, ended, stop) = (Arc::clone(&files), ended.clone(), stop.clone());
+        tasks.spawn(async move {
+            tftp::run(socket, address, files, ended, stop).await;
+            Ok(())
+        });
+    }
+    tasks.spawn(watch::tftp(Arc::clone(context), ended_receiver, sightings));
+    Ok(())
+}
+
+fn interface_index(name: &str) -> anyhow::Result<u32> {
+    let path = Path::new("/sys/class/net").join(name).join("ifindex");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("there is no network interface `{name}`"))?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{} holds no number", path.display()))
+}
