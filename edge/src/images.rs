@@ -26,7 +26,7 @@ use slipway_protocol::{
 /// Chunks fetched at once.
 const PARALLEL_FETCHES: usize = 4;
 /// The largest raw chunk, in bytes; more is not unpacked.
-const MAX_CHUNK_BYTES: usize = 64 * 1024 * 1024;
+const MAX_CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A chunk could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -225,9 +225,22 @@ impl ImageCache {
     }
 }
 
-/// Whether compressed bytes unpack to what the digest names.
+/// Whether compressed bytes unpack to what the digest names. Unpacks piece by piece, and no further than a chunk is long.
 fn is_chunk(digest: Digest, compressed: &[u8]) -> bool {
-    zstd::bulk::decompress(compressed, MAX_CHUNK_BYTES).is_ok_and(|raw| Digest::of(&raw) == digest)
+    use std::io::Read as _;
+    let Ok(decoder) = zstd::stream::read::Decoder::with_buffer(compressed) else {
+        return false;
+    };
+    let mut decoder = decoder.take(MAX_CHUNK_BYTES);
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut piece = vec![0; 128 * 1024];
+    loop {
+        match decoder.read(&mut piece) {
+            Ok(0) => return context.finish().as_ref() == digest.0,
+            Ok(len) => context.update(&piece[..len]),
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Writes beside, then renames: a chunk is whole or not there.

@@ -125,12 +125,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
         uplink: words.clone(),
         agents: local.clone(),
     });
-    let context = Arc::new(context(&config, &identity, store, outbox)?);
-    uplink::fill_ledger(&context)?;
-    if let Some(held) = uplink::held_config(&context)? {
-        context.table.set_site(&held.subnets, held.discover);
-    }
-    restore_leases(&context)?;
+    let context = take_up(&config, &identity, store, outbox)?;
     let (runner, runner_task) = Runner::start(Arc::clone(&context), stop.clone())?;
     let doors = Doors {
         agents: sockets.agents,
@@ -163,15 +158,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
         sightings,
         metrics,
     });
-    for listener in sockets.http {
-        let (router, stop) = (http::router(Arc::clone(&state)), stop.clone());
-        tasks.spawn(async move {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await?;
-            Ok(())
-        });
-    }
+    start_http(&mut tasks, sockets.http, &state, &stop);
     let (central, central_events) = connect_central(&identity, &stop)?;
     let table = Arc::clone(&context.table);
     let on_config = Box::new(move |c: &SiteConfig| table.set_site(&c.subnets, c.discover));
@@ -202,6 +189,23 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     until_one_ends(tasks, stop).await
 }
 
+fn start_http(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    listeners: Vec<TcpListener>,
+    state: &Arc<HttpState>,
+    stop: &CancellationToken,
+) {
+    for listener in listeners {
+        let (router, stop) = (http::router(Arc::clone(state)), stop.clone());
+        tasks.spawn(async move {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await?;
+            Ok(())
+        });
+    }
+}
+
 /// Waits for `stop` or for a part to end, which is a failure of the whole.
 async fn until_one_ends(
     mut tasks: JoinSet<anyhow::Result<()>>,
@@ -222,6 +226,22 @@ async fn until_one_ends(
         Some(Ok(Err(error))) => Err(error),
         Some(Err(panic)) => Err(panic.into()),
     }
+}
+
+/// The shared handles, with what an earlier life of this edge left on disk.
+fn take_up(
+    config: &Config,
+    identity: &Identity,
+    store: Store,
+    outbox: Arc<dyn Outbox>,
+) -> anyhow::Result<Arc<Context>> {
+    let context = context(config, identity, store, outbox)?;
+    uplink::fill_ledger(&context)?;
+    if let Some(held) = uplink::held_config(&context)? {
+        context.table.set_site(&held.subnets, held.discover);
+    }
+    restore_leases(&context)?;
+    Ok(Arc::new(context))
 }
 
 fn context(
