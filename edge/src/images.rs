@@ -354,6 +354,7 @@ mod tests {
             cache.chunk(wrong).await.is_err(),
             "the wrong bytes are not in the cache"
         );
+        cache.chunk(Digest::of(b"aaaa")).await.unwrap();
         chunks.insert(wrong, right);
         let healed = Arc::new(Fixed {
             chunks,

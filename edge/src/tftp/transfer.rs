@@ -236,7 +236,7 @@ mod tests {
             Step::Wait,
             "an ACK of what was never sent"
         );
-        let ends = (0..MAX_TRIES).map(|_| transfer.timed_out()).next_back();
+        let ends = (0..MAX_TRIES).map(|_| transfer.timed_out()).last();
         assert_eq!(ends, Some(Step::Ended("no answer")));
     }
 }

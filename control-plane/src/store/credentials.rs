@@ -1,0 +1,49 @@
+//! API and set-up tokens, as hashes only.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+
+use super::{Connection, StoreResult, micros, schema::credentials::dsl};
+
+/// Keeps a token's hash.
+///
+/// # Errors
+/// When the database fails.
+pub fn insert(
+    connection: &mut Connection,
+    hash: &str,
+    kind: &str,
+    name: &str,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
+    let row = (dsl::hash.eq(hash), dsl::kind.eq(kind), dsl::name.eq(name), dsl::created_at.eq(micros(now)));
+    diesel::insert_into(dsl::credentials).values(row).execute(connection)?;
+    Ok(())
+}
+
+/// The name of the holder of an unused token of that kind.
+///
+/// # Errors
+/// When the database fails.
+pub fn holder(connection: &mut Connection, hash: &str, kind: &str) -> StoreResult<Option<String>> {
+    let row = dsl::credentials.find(hash).filter(dsl::kind.eq(kind)).filter(dsl::used_at.is_null());
+    Ok(row.select(dsl::name).first(connection).optional()?)
+}
+
+/// Uses a one-time token up; `false` if it was used before or is not there.
+///
+/// # Errors
+/// When the database fails.
+pub fn use_up(connection: &mut Connection, hash: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+    let row = dsl::credentials.find(hash).filter(dsl::used_at.is_null());
+    let changed = diesel::update(row).set(dsl::used_at.eq(Some(micros(now)))).execute(connection)?;
+    Ok(changed == 1)
+}
+
+/// How many tokens of a kind there are, used ones included.
+///
+/// # Errors
+/// When the database fails.
+pub fn count(connection: &mut Connection, kind: &str) -> StoreResult<i64> {
+    Ok(dsl::credentials.filter(dsl::kind.eq(kind)).count().get_result(connection)?)
+}

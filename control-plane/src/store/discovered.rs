@@ -1,0 +1,42 @@
+//! Machines that were seen and that nobody has enrolled.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use slipway_protocol::{ids::{MacAddr, SiteId}, report::MachineSeen};
+
+use super::{Connection, StoreResult, from_json, micros, parse, schema::{discovered, macs}, to_json};
+
+/// Notes a sighting; one without an inventory does not wipe out one that has it.
+///
+/// # Errors
+/// When the database fails.
+pub fn put(connection: &mut Connection, site: &SiteId, mac: MacAddr, seen: &MachineSeen, now: DateTime<Utc>) -> StoreResult<()> {
+    use discovered::dsl;
+    let key = mac.to_string();
+    let former: Option<String> = dsl::discovered.find(&key).select(dsl::seen).first(connection).optional()?;
+    let former: Option<MachineSeen> = former.map(|text| from_json(&text)).transpose()?;
+    let mut seen = seen.clone();
+    seen.inventory = seen.inventory.or_else(|| former.as_ref().and_then(|f| f.inventory.clone()));
+    let change = (dsl::site.eq(site.as_str()), dsl::seen.eq(to_json(&seen)?), dsl::seen_at.eq(micros(now)));
+    if former.is_some() {
+        diesel::update(dsl::discovered.find(&key)).set(change).execute(connection)?;
+    } else {
+        diesel::insert_into(dsl::discovered).values((dsl::mac.eq(&key), change)).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// All that no machine's port is: site, port, sighting.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(connection: &mut Connection) -> StoreResult<Vec<(SiteId, MacAddr, MachineSeen)>> {
+    use discovered::dsl;
+    let enrolled = macs::table.select(macs::mac);
+    let rows: Vec<(String, String, String)> = dsl::discovered
+        .filter(dsl::mac.ne_all(enrolled))
+        .order(dsl::mac)
+        .select((dsl::site, dsl::mac, dsl::seen))
+        .load(connection)?;
+    rows.into_iter().map(|(site, mac, seen)| Ok((parse(&site)?, parse(&mac)?, from_json(&seen)?))).collect()
+}

@@ -1,0 +1,217 @@
+//! Machines and their ports.
+
+use std::{collections::BTreeMap, net::{Ipv4Addr, SocketAddr}};
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+use slipway_protocol::{
+    ids::{JobId, MacAddr, MachineId, SiteId},
+    inventory::{FirmwareKind, Inventory},
+    order::BmcDriver,
+};
+
+use super::{
+    Connection, StoreResult, from_json, from_word, micros, parse,
+    schema::{machines, macs},
+    time, to_json, to_word,
+};
+use crate::workflow::state::MachineState;
+
+/// What is known of a machine besides its columns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineDetails {
+    /// Its ports.
+    pub macs: Vec<MacAddr>,
+    /// How it boots.
+    pub firmware: FirmwareKind,
+    /// Its BMC, without the password.
+    pub bmc: Option<BmcDetails>,
+    /// For operators.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The hardware an agent found.
+    #[serde(default)]
+    pub inventory: Option<Inventory>,
+}
+
+/// A BMC, without its password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BmcDetails {
+    /// Its protocol.
+    pub driver: BmcDriver,
+    /// Where the edge reaches it.
+    pub address: SocketAddr,
+    /// User name.
+    pub username: String,
+}
+
+/// A machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Its id.
+    pub id: MachineId,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub site: SiteId,
+    /// Its state.
+    pub state: MachineState,
+    /// The address it is given.
+    pub address: Ipv4Addr,
+    /// The rest.
+    pub details: MachineDetails,
+    /// BMC password, encrypted.
+    pub bmc_password: Option<String>,
+    /// The job that works on it.
+    pub live_job: Option<JobId>,
+    /// Grows with each change by an operator.
+    pub version: u64,
+    /// When it was added.
+    pub created_at: DateTime<Utc>,
+}
+
+type Row = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    i64,
+    i64,
+);
+
+fn machine(row: Row) -> StoreResult<Machine> {
+    let (id, name, site, state, address, details, bmc_password, live_job, version, created_at) = row;
+    Ok(Machine {
+        id: parse(&id)?,
+        name,
+        site: parse(&site)?,
+        state: from_word(&state)?,
+        address: parse(&address)?,
+        details: from_json(&details)?,
+        bmc_password,
+        live_job: live_job.map(|job| parse(&job)).transpose()?,
+        version: version.cast_unsigned(),
+        created_at: time(created_at),
+    })
+}
+
+/// Adds a machine.
+///
+/// # Errors
+/// [`super::StoreError::Taken`] when its name, address or a port is taken.
+pub fn insert(connection: &mut Connection, m: &Machine) -> StoreResult<()> {
+    use machines::dsl;
+    let row = (
+        dsl::id.eq(m.id.to_string()),
+        dsl::name.eq(&m.name),
+        dsl::site.eq(m.site.as_str()),
+        dsl::state.eq(to_word(&m.state)?),
+        dsl::address.eq(m.address.to_string()),
+        dsl::details.eq(to_json(&m.details)?),
+        dsl::bmc_password.eq(&m.bmc_password),
+        dsl::version.eq(1_i64),
+        dsl::created_at.eq(micros(m.created_at)),
+    );
+    diesel::insert_into(dsl::machines).values(row).execute(connection)?;
+    for mac in &m.details.macs {
+        let row = (macs::mac.eq(mac.to_string()), macs::machine.eq(m.id.to_string()));
+        diesel::insert_into(macs::table).values(row).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// One machine, by id or name.
+///
+/// # Errors
+/// When the database fails.
+pub fn get(connection: &mut Connection, id_or_name: &str) -> StoreResult<Option<Machine>> {
+    use machines::dsl;
+    let row = dsl::machines.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
+    row.first::<Row>(connection).optional()?.map(machine).transpose()
+}
+
+/// Up to `limit` machines whose name comes after `after`, by name, of one site if one is given.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(connection: &mut Connection, site: Option<&str>, after: &str, limit: i64) -> StoreResult<Vec<Machine>> {
+    use machines::dsl;
+    let mut query = dsl::machines.filter(dsl::name.gt(after)).order(dsl::name).limit(limit).into_boxed();
+    if let Some(site) = site {
+        query = query.filter(dsl::site.eq(site.to_owned()));
+    }
+    query.load::<Row>(connection)?.into_iter().map(machine).collect()
+}
+
+/// A machine of the site that is free, if there is one.
+///
+/// # Errors
+/// When the database fails.
+pub fn any_available(connection: &mut Connection, site: &SiteId) -> StoreResult<Option<Machine>> {
+    use machines::dsl;
+    let free = dsl::machines
+        .filter(dsl::site.eq(site.as_str()))
+        .filter(dsl::state.eq(to_word(&MachineState::Available)?))
+        .filter(dsl::live_job.is_null())
+        .order(dsl::name);
+    free.first::<Row>(connection).optional()?.map(machine).transpose()
+}
+
+/// Gives a machine to a job, if it is in `from` and no job works on it; `false` otherwise.
+///
+/// # Errors
+/// When the database fails.
+pub fn take(connection: &mut Connection, id: MachineId, from: MachineState, job: JobId) -> StoreResult<bool> {
+    use machines::dsl;
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::state.eq(to_word(&from)?))
+        .filter(dsl::live_job.is_null());
+    let change = (dsl::state.eq(to_word(&MachineState::Allocated)?), dsl::live_job.eq(Some(job.to_string())));
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Ends a job's work on a machine, leaving it in `state`.
+///
+/// # Errors
+/// When the database fails.
+pub fn leave(connection: &mut Connection, id: MachineId, job: JobId, state: MachineState) -> StoreResult<bool> {
+    use machines::dsl;
+    let row = dsl::machines.find(id.to_string()).filter(dsl::live_job.eq(job.to_string()));
+    let change = (dsl::state.eq(to_word(&state)?), dsl::live_job.eq(None::<String>));
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Notes the hardware an agent found.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_details(connection: &mut Connection, id: MachineId, details: &MachineDetails) -> StoreResult<()> {
+    use machines::dsl;
+    diesel::update(dsl::machines.find(id.to_string())).set(dsl::details.eq(to_json(details)?)).execute(connection)?;
+    Ok(())
+}
+
+/// The addresses taken at a site.
+///
+/// # Errors
+/// When the database fails.
+pub fn addresses(connection: &mut Connection, site: &SiteId) -> StoreResult<Vec<Ipv4Addr>> {
+    use machines::dsl;
+    let rows: Vec<String> = dsl::machines.filter(dsl::site.eq(site.as_str())).select(dsl::address).load(connection)?;
+    rows.iter().map(|text| parse(text)).collect()
+}
+
+/// Removes a machine.
+///
+/// # Errors
+/// When the database fails.
+pub fn delete(connection: &mut Connection, id: MachineId) -> StoreResult<bool> {
+    diesel::delete(macs::table.filter(macs::machine.eq(id.to_string()))).execute(connection)?;
+    Ok(diesel::delete(machines::table.find(id.to_string())).execute(connection)? == 1)
+}

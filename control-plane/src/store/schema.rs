@@ -1,0 +1,72 @@
+//! The tables as Diesel sees them, the same for SQLite and PostgreSQL.
+
+diesel::table! { settings (name) { name -> Text, value -> Text, } }
+diesel::table! {
+    credentials (hash) { hash -> Text, kind -> Text, name -> Text, created_at -> BigInt, used_at -> Nullable<BigInt>, }
+}
+diesel::table! {
+    sites (id) {
+        id -> Text,
+        revision -> BigInt,
+        config -> Text,
+        report_key -> Nullable<Text>,
+        sealing_key -> Nullable<Text>,
+        chunk_key -> Nullable<Text>,
+        online -> Bool,
+        last_seen -> Nullable<BigInt>,
+        created_at -> BigInt,
+    }
+}
+diesel::table! {
+    join_tokens (id) { id -> Text, site -> Text, secret -> Text, expires_at -> BigInt, used_at -> Nullable<BigInt>, }
+}
+diesel::table! {
+    machines (id) {
+        id -> Text,
+        name -> Text,
+        site -> Text,
+        state -> Text,
+        address -> Text,
+        details -> Text,
+        bmc_password -> Nullable<Text>,
+        live_job -> Nullable<Text>,
+        version -> BigInt,
+        created_at -> BigInt,
+    }
+}
+diesel::table! { macs (mac) { mac -> Text, machine -> Text, } }
+diesel::table! { images (id) { id -> Text, name -> Text, manifest -> Text, created_at -> BigInt, } }
+diesel::table! {
+    instances (id) {
+        id -> Text,
+        name -> Text,
+        site -> Text,
+        machine -> Nullable<Text>,
+        image -> Text,
+        state -> Text,
+        job -> Text,
+        wish -> Text,
+        created_at -> BigInt,
+    }
+}
+diesel::table! {
+    jobs (id) {
+        id -> Text,
+        instance -> Text,
+        site -> Text,
+        machine -> Nullable<Text>,
+        state -> Text,
+        failure -> Nullable<Text>,
+        deadline -> BigInt,
+        created_at -> BigInt,
+        finished_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! { orders (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }
+diesel::table! { reports (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }
+diesel::table! { job_reports (job) { job -> Text, revision -> BigInt, body -> Text, } }
+diesel::table! { discovered (mac) { mac -> Text, site -> Text, seen -> Text, seen_at -> BigInt, } }
+diesel::table! {
+    idempotency (id) { id -> Text, request -> Text, status -> Integer, body -> Text, created_at -> BigInt, }
+}
+diesel::table! { history (seq) { seq -> BigInt, at -> BigInt, object -> Text, what -> Text, detail -> Text, } }

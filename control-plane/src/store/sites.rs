@@ -1,0 +1,238 @@
+//! Sites, what their edges told at joining, and join tokens.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+use slipway_protocol::{ids::SiteId, keys::VerifyingKey, seal::SealingKey, site::SubnetConfig};
+
+use super::{
+    Connection, StoreResult, from_json, micros, parse,
+    schema::{join_tokens, sites},
+    time, to_json,
+};
+
+/// What operators set of a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteSettings {
+    /// For people.
+    pub description: String,
+    /// Whether unknown machines are looked at.
+    pub discover: bool,
+    /// The networks its edge serves.
+    pub subnets: Vec<SubnetConfig>,
+}
+
+/// A site.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Its name.
+    pub id: SiteId,
+    /// Revision of its configuration.
+    pub revision: u64,
+    /// What operators set.
+    pub settings: SiteSettings,
+    /// By what its reports are verified; there once an edge has joined.
+    pub report_key: Option<VerifyingKey>,
+    /// To what its secrets are sealed.
+    pub sealing_key: Option<SealingKey>,
+    /// Key of its chunk fetches, encrypted.
+    pub chunk_key: Option<String>,
+    /// Whether its edge was connected when last heard.
+    pub online: bool,
+    /// When it was last heard.
+    pub last_seen: Option<DateTime<Utc>>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+type Row = (
+    String,
+    i64,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    bool,
+    Option<i64>,
+    i64,
+);
+
+fn site(row: Row) -> StoreResult<Site> {
+    let (id, revision, config, report_key, sealing_key, chunk_key, online, last_seen, created_at) = row;
+    Ok(Site {
+        id: parse(&id)?,
+        revision: revision.cast_unsigned(),
+        settings: from_json(&config)?,
+        report_key: report_key.map(|key| parse(&key)).transpose()?,
+        sealing_key: sealing_key.map(|key| parse(&key)).transpose()?,
+        chunk_key,
+        online,
+        last_seen: last_seen.map(time),
+        created_at: time(created_at),
+    })
+}
+
+/// Adds a site.
+///
+/// # Errors
+/// [`super::StoreError::Taken`] when there is one of that name.
+pub fn insert(connection: &mut Connection, id: &SiteId, settings: &SiteSettings, now: DateTime<Utc>) -> StoreResult<()> {
+    use sites::dsl;
+    let row = (
+        dsl::id.eq(id.as_str()),
+        dsl::revision.eq(1_i64),
+        dsl::config.eq(to_json(settings)?),
+        dsl::online.eq(false),
+        dsl::created_at.eq(micros(now)),
+    );
+    diesel::insert_into(dsl::sites).values(row).execute(connection)?;
+    Ok(())
+}
+
+/// One site.
+///
+/// # Errors
+/// When the database fails.
+pub fn get(connection: &mut Connection, id: &str) -> StoreResult<Option<Site>> {
+    sites::table.find(id).first::<Row>(connection).optional()?.map(site).transpose()
+}
+
+/// Up to `limit` sites whose name comes after `after`, by name.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(connection: &mut Connection, after: &str, limit: i64) -> StoreResult<Vec<Site>> {
+    use sites::dsl;
+    let rows = dsl::sites.filter(dsl::id.gt(after)).order(dsl::id).limit(limit).load::<Row>(connection)?;
+    rows.into_iter().map(site).collect()
+}
+
+/// Sets what operators set, if the configuration still has `revision`; `false` otherwise.
+///
+/// # Errors
+/// When the database fails.
+pub fn update(connection: &mut Connection, id: &SiteId, revision: u64, settings: &SiteSettings) -> StoreResult<bool> {
+    use sites::dsl;
+    let revision = revision.cast_signed();
+    let row = dsl::sites.find(id.as_str()).filter(dsl::revision.eq(revision));
+    let change = (dsl::config.eq(to_json(settings)?), dsl::revision.eq(revision + 1));
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Raises the revision above one that the edge holds (after the restore of an old backup).
+///
+/// # Errors
+/// When the database fails.
+pub fn raise_revision(connection: &mut Connection, id: &SiteId, above: u64) -> StoreResult<()> {
+    use sites::dsl;
+    let above = above.cast_signed();
+    let row = dsl::sites.find(id.as_str()).filter(dsl::revision.le(above));
+    diesel::update(row).set(dsl::revision.eq(above + 1)).execute(connection)?;
+    Ok(())
+}
+
+/// Notes what an edge told at joining.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_keys(
+    connection: &mut Connection,
+    id: &SiteId,
+    report_key: VerifyingKey,
+    sealing_key: SealingKey,
+    chunk_key: &str,
+) -> StoreResult<()> {
+    use sites::dsl;
+    let change = (
+        dsl::report_key.eq(Some(report_key.to_string())),
+        dsl::sealing_key.eq(Some(sealing_key.to_string())),
+        dsl::chunk_key.eq(Some(chunk_key)),
+    );
+    diesel::update(dsl::sites.find(id.as_str())).set(change).execute(connection)?;
+    Ok(())
+}
+
+/// Notes that a site was heard, or that its connection ended.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_presence(connection: &mut Connection, id: &SiteId, online: bool, now: DateTime<Utc>) -> StoreResult<()> {
+    use sites::dsl;
+    let row = dsl::sites.find(id.as_str());
+    if online {
+        let change = (dsl::online.eq(true), dsl::last_seen.eq(Some(micros(now))));
+        diesel::update(row).set(change).execute(connection)?;
+    } else {
+        diesel::update(row).set(dsl::online.eq(false)).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Removes a site that nothing refers to.
+///
+/// # Errors
+/// When something does, or the database fails.
+pub fn delete(connection: &mut Connection, id: &SiteId) -> StoreResult<bool> {
+    diesel::delete(join_tokens::table.filter(join_tokens::site.eq(id.as_str()))).execute(connection)?;
+    Ok(diesel::delete(sites::table.find(id.as_str())).execute(connection)? == 1)
+}
+
+/// A join token: its site, encrypted secret, end and use.
+#[derive(Debug, Clone)]
+pub struct JoinTokenRow {
+    /// The site it is for.
+    pub site: String,
+    /// Its secret, encrypted.
+    pub secret: String,
+    /// Until when it is good.
+    pub expires_at: DateTime<Utc>,
+    /// Whether it was used.
+    pub used: bool,
+}
+
+/// Keeps a join token.
+///
+/// # Errors
+/// When the database fails.
+pub fn insert_token(
+    connection: &mut Connection,
+    id: &str,
+    site: &SiteId,
+    secret: &str,
+    expires_at: DateTime<Utc>,
+) -> StoreResult<()> {
+    use join_tokens::dsl;
+    let row = (
+        dsl::id.eq(id),
+        dsl::site.eq(site.as_str()),
+        dsl::secret.eq(secret),
+        dsl::expires_at.eq(micros(expires_at)),
+    );
+    diesel::insert_into(dsl::join_tokens).values(row).execute(connection)?;
+    Ok(())
+}
+
+/// A join token.
+///
+/// # Errors
+/// When the database fails.
+pub fn token(connection: &mut Connection, id: &str) -> StoreResult<Option<JoinTokenRow>> {
+    let row: Option<(String, String, String, i64, Option<i64>)> =
+        join_tokens::table.find(id).first(connection).optional()?;
+    Ok(row.map(|(_, site, secret, expires_at, used_at)| JoinTokenRow {
+        site,
+        secret,
+        expires_at: time(expires_at),
+        used: used_at.is_some(),
+    }))
+}
+
+/// Uses a join token up; `false` if it was used before.
+///
+/// # Errors
+/// When the database fails.
+pub fn use_token(connection: &mut Connection, id: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+    use join_tokens::dsl;
+    let row = dsl::join_tokens.find(id).filter(dsl::used_at.is_null());
+    Ok(diesel::update(row).set(dsl::used_at.eq(Some(micros(now)))).execute(connection)? == 1)
+}

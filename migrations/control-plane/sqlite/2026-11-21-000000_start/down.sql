@@ -1,0 +1,15 @@
+DROP TABLE history;
+DROP TABLE idempotency;
+DROP TABLE discovered;
+DROP TABLE job_reports;
+DROP TABLE reports;
+DROP TABLE orders;
+DROP TABLE jobs;
+DROP TABLE instances;
+DROP TABLE images;
+DROP TABLE macs;
+DROP TABLE machines;
+DROP TABLE join_tokens;
+DROP TABLE sites;
+DROP TABLE credentials;
+DROP TABLE settings;
