@@ -50,7 +50,7 @@ modprobe -d "$kernel" -S "$kver" --show-depends -a virtio_net virtio_blk virtio_
   | awk '$1 == "insmod" { print $2 }' | sort -u | while read -r file; do
   install -D -m 644 "$file" "$modules/${file#*/"$kver"/}"
 done
-cp "$kernel/lib/modules/$kver"/modules.{builtin,order} "$modules/"
+cp "$kernel/lib/modules/$kver"/modules.{builtin,builtin.modinfo,order} "$modules/"
 depmod -b "$root" "$kver"
 
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/usr/share/doc/*
