@@ -3,21 +3,28 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 
-use super::{Connection, StoreResult, micros, schema::credentials::dsl};
+use super::{Database, StoreResult, micros, schema::credentials::dsl};
 
 /// Keeps a token's hash.
 ///
 /// # Errors
 /// When the database fails.
 pub fn insert(
-    connection: &mut Connection,
+    connection: &mut Database,
     hash: &str,
     kind: &str,
     name: &str,
     now: DateTime<Utc>,
 ) -> StoreResult<()> {
-    let row = (dsl::hash.eq(hash), dsl::kind.eq(kind), dsl::name.eq(name), dsl::created_at.eq(micros(now)));
-    diesel::insert_into(dsl::credentials).values(row).execute(connection)?;
+    let row = (
+        dsl::hash.eq(hash),
+        dsl::kind.eq(kind),
+        dsl::name.eq(name),
+        dsl::created_at.eq(micros(now)),
+    );
+    diesel::insert_into(dsl::credentials)
+        .values(row)
+        .execute(connection)?;
     Ok(())
 }
 
@@ -25,8 +32,11 @@ pub fn insert(
 ///
 /// # Errors
 /// When the database fails.
-pub fn holder(connection: &mut Connection, hash: &str, kind: &str) -> StoreResult<Option<String>> {
-    let row = dsl::credentials.find(hash).filter(dsl::kind.eq(kind)).filter(dsl::used_at.is_null());
+pub fn holder(connection: &mut Database, hash: &str, kind: &str) -> StoreResult<Option<String>> {
+    let row = dsl::credentials
+        .find(hash)
+        .filter(dsl::kind.eq(kind))
+        .filter(dsl::used_at.is_null());
     Ok(row.select(dsl::name).first(connection).optional()?)
 }
 
@@ -34,9 +44,11 @@ pub fn holder(connection: &mut Connection, hash: &str, kind: &str) -> StoreResul
 ///
 /// # Errors
 /// When the database fails.
-pub fn use_up(connection: &mut Connection, hash: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+pub fn use_up(connection: &mut Database, hash: &str, now: DateTime<Utc>) -> StoreResult<bool> {
     let row = dsl::credentials.find(hash).filter(dsl::used_at.is_null());
-    let changed = diesel::update(row).set(dsl::used_at.eq(Some(micros(now)))).execute(connection)?;
+    let changed = diesel::update(row)
+        .set(dsl::used_at.eq(Some(micros(now))))
+        .execute(connection)?;
     Ok(changed == 1)
 }
 
@@ -44,6 +56,9 @@ pub fn use_up(connection: &mut Connection, hash: &str, now: DateTime<Utc>) -> St
 ///
 /// # Errors
 /// When the database fails.
-pub fn count(connection: &mut Connection, kind: &str) -> StoreResult<i64> {
-    Ok(dsl::credentials.filter(dsl::kind.eq(kind)).count().get_result(connection)?)
+pub fn count(connection: &mut Database, kind: &str) -> StoreResult<i64> {
+    Ok(dsl::credentials
+        .filter(dsl::kind.eq(kind))
+        .count()
+        .get_result(connection)?)
 }

@@ -2,26 +2,53 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use slipway_protocol::{ids::{MacAddr, SiteId}, report::MachineSeen};
+use slipway_protocol::{
+    ids::{MacAddr, SiteId},
+    report::MachineSeen,
+};
 
-use super::{Connection, StoreResult, from_json, micros, parse, schema::{discovered, macs}, to_json};
+use super::{
+    Database, StoreResult, from_json, micros, parse,
+    schema::{discovered, macs},
+    to_json,
+};
 
 /// Notes a sighting; one without an inventory does not wipe out one that has it.
 ///
 /// # Errors
 /// When the database fails.
-pub fn put(connection: &mut Connection, site: &SiteId, mac: MacAddr, seen: &MachineSeen, now: DateTime<Utc>) -> StoreResult<()> {
+pub fn put(
+    connection: &mut Database,
+    site: &SiteId,
+    mac: MacAddr,
+    seen: &MachineSeen,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
     use discovered::dsl;
     let key = mac.to_string();
-    let former: Option<String> = dsl::discovered.find(&key).select(dsl::seen).first(connection).optional()?;
+    let former: Option<String> = dsl::discovered
+        .find(&key)
+        .select(dsl::seen)
+        .first(connection)
+        .optional()?;
     let former: Option<MachineSeen> = former.map(|text| from_json(&text)).transpose()?;
     let mut seen = seen.clone();
-    seen.inventory = seen.inventory.or_else(|| former.as_ref().and_then(|f| f.inventory.clone()));
-    let change = (dsl::site.eq(site.as_str()), dsl::seen.eq(to_json(&seen)?), dsl::seen_at.eq(micros(now)));
+    seen.inventory = seen
+        .inventory
+        .or_else(|| former.as_ref().and_then(|f| f.inventory.clone()));
+    let change = (
+        dsl::site.eq(site.as_str()),
+        dsl::seen.eq(to_json(&seen)?),
+        dsl::seen_at.eq(micros(now)),
+    );
     if former.is_some() {
-        diesel::update(dsl::discovered.find(&key)).set(change).execute(connection)?;
+        diesel::update(dsl::discovered.find(&key))
+            .set(change)
+            .execute(connection)?;
     } else {
-        diesel::insert_into(dsl::discovered).values((dsl::mac.eq(&key), change)).execute(connection)?;
+        diesel::insert_into(dsl::discovered)
+            .values((dsl::mac.eq(&key), change))
+            .execute(connection)?;
     }
     Ok(())
 }
@@ -30,7 +57,7 @@ pub fn put(connection: &mut Connection, site: &SiteId, mac: MacAddr, seen: &Mach
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(connection: &mut Connection) -> StoreResult<Vec<(SiteId, MacAddr, MachineSeen)>> {
+pub fn list(connection: &mut Database) -> StoreResult<Vec<(SiteId, MacAddr, MachineSeen)>> {
     use discovered::dsl;
     let enrolled = macs::table.select(macs::mac);
     let rows: Vec<(String, String, String)> = dsl::discovered
@@ -38,5 +65,7 @@ pub fn list(connection: &mut Connection) -> StoreResult<Vec<(SiteId, MacAddr, Ma
         .order(dsl::mac)
         .select((dsl::site, dsl::mac, dsl::seen))
         .load(connection)?;
-    rows.into_iter().map(|(site, mac, seen)| Ok((parse(&site)?, parse(&mac)?, from_json(&seen)?))).collect()
+    rows.into_iter()
+        .map(|(site, mac, seen)| Ok((parse(&site)?, parse(&mac)?, from_json(&seen)?)))
+        .collect()
 }

@@ -3,21 +3,28 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 
-use super::{Connection, StoreResult, micros, schema::history::dsl};
+use super::{Database, StoreResult, micros, schema::history::dsl};
 
 /// Adds a line about an object (`machine/..`, `instance/..`, `site/..`).
 ///
 /// # Errors
 /// When the database fails.
 pub fn append(
-    connection: &mut Connection,
+    connection: &mut Database,
     object: &str,
     what: &str,
     detail: &str,
     now: DateTime<Utc>,
 ) -> StoreResult<()> {
-    let row = (dsl::at.eq(micros(now)), dsl::object.eq(object), dsl::what.eq(what), dsl::detail.eq(detail));
-    diesel::insert_into(dsl::history).values(row).execute(connection)?;
+    let row = (
+        dsl::at.eq(micros(now)),
+        dsl::object.eq(object),
+        dsl::what.eq(what),
+        dsl::detail.eq(detail),
+    );
+    diesel::insert_into(dsl::history)
+        .values(row)
+        .execute(connection)?;
     Ok(())
 }
 
@@ -25,11 +32,14 @@ pub fn append(
 ///
 /// # Errors
 /// When the database fails.
-pub fn of(connection: &mut Connection, object: &str) -> StoreResult<Vec<(DateTime<Utc>, String, String)>> {
+pub fn of(connection: &mut Database, object: &str) -> StoreResult<Vec<(DateTime<Utc>, String, String)>> {
     let rows: Vec<(i64, String, String)> = dsl::history
         .filter(dsl::object.eq(object))
         .order(dsl::seq)
         .select((dsl::at, dsl::what, dsl::detail))
         .load(connection)?;
-    Ok(rows.into_iter().map(|(at, what, detail)| (super::time(at), what, detail)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(at, what, detail)| (super::time(at), what, detail))
+        .collect())
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 
-use super::{Connection, StoreResult, micros, schema::idempotency::dsl};
+use super::{Database, StoreResult, micros, schema::idempotency::dsl};
 
 /// How long an answer is kept.
 const KEPT_FOR: TimeDelta = TimeDelta::hours(24);
@@ -23,18 +23,26 @@ pub struct Given {
 ///
 /// # Errors
 /// When the database fails.
-pub fn get(connection: &mut Connection, key: &str, now: DateTime<Utc>) -> StoreResult<Option<Given>> {
-    diesel::delete(dsl::idempotency.filter(dsl::created_at.lt(micros(now - KEPT_FOR)))).execute(connection)?;
-    let row: Option<(String, i32, String)> =
-        dsl::idempotency.find(key).select((dsl::request, dsl::status, dsl::body)).first(connection).optional()?;
-    Ok(row.map(|(request, status, body)| Given { request, status: u16::try_from(status).unwrap_or(500), body }))
+pub fn get(connection: &mut Database, key: &str, now: DateTime<Utc>) -> StoreResult<Option<Given>> {
+    diesel::delete(dsl::idempotency.filter(dsl::created_at.lt(micros(now - KEPT_FOR))))
+        .execute(connection)?;
+    let row: Option<(String, i32, String)> = dsl::idempotency
+        .find(key)
+        .select((dsl::request, dsl::status, dsl::body))
+        .first(connection)
+        .optional()?;
+    Ok(row.map(|(request, status, body)| Given {
+        request,
+        status: u16::try_from(status).unwrap_or(500),
+        body,
+    }))
 }
 
 /// Keeps an answer.
 ///
 /// # Errors
 /// [`super::StoreError::Taken`] when the same key came twice at once.
-pub fn put(connection: &mut Connection, key: &str, given: &Given, now: DateTime<Utc>) -> StoreResult<()> {
+pub fn put(connection: &mut Database, key: &str, given: &Given, now: DateTime<Utc>) -> StoreResult<()> {
     let row = (
         dsl::id.eq(key),
         dsl::request.eq(&given.request),
@@ -42,6 +50,8 @@ pub fn put(connection: &mut Connection, key: &str, given: &Given, now: DateTime<
         dsl::body.eq(&given.body),
         dsl::created_at.eq(micros(now)),
     );
-    diesel::insert_into(dsl::idempotency).values(row).execute(connection)?;
+    diesel::insert_into(dsl::idempotency)
+        .values(row)
+        .execute(connection)?;
     Ok(())
 }

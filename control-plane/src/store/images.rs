@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use slipway_protocol::{ids::ImageId, image::Manifest};
 
-use super::{Connection, StoreResult, from_json, micros, parse, schema::images, time, to_json};
+use super::{Database, StoreResult, from_json, micros, parse, schema::images, time, to_json};
 
 /// An image.
 #[derive(Debug, Clone)]
@@ -22,14 +22,19 @@ pub struct Image {
 type Row = (String, String, String, i64);
 
 fn image((id, name, manifest, created_at): Row) -> StoreResult<Image> {
-    Ok(Image { id: parse(&id)?, name, manifest: from_json(&manifest)?, created_at: time(created_at) })
+    Ok(Image {
+        id: parse(&id)?,
+        name,
+        manifest: from_json(&manifest)?,
+        created_at: time(created_at),
+    })
 }
 
 /// Adds an image.
 ///
 /// # Errors
 /// [`super::StoreError::Taken`] when its name or content is there already.
-pub fn insert(connection: &mut Connection, image: &Image) -> StoreResult<()> {
+pub fn insert(connection: &mut Database, image: &Image) -> StoreResult<()> {
     use images::dsl;
     let row = (
         dsl::id.eq(image.id.to_string()),
@@ -45,7 +50,7 @@ pub fn insert(connection: &mut Connection, image: &Image) -> StoreResult<()> {
 ///
 /// # Errors
 /// When the database fails.
-pub fn get(connection: &mut Connection, id_or_name: &str) -> StoreResult<Option<Image>> {
+pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Image>> {
     use images::dsl;
     let row = dsl::images.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
     row.first::<Row>(connection).optional()?.map(image).transpose()
@@ -55,9 +60,13 @@ pub fn get(connection: &mut Connection, id_or_name: &str) -> StoreResult<Option<
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(connection: &mut Connection, after: &str, limit: i64) -> StoreResult<Vec<Image>> {
+pub fn list(connection: &mut Database, after: &str, limit: i64) -> StoreResult<Vec<Image>> {
     use images::dsl;
-    let rows = dsl::images.filter(dsl::name.gt(after)).order(dsl::name).limit(limit).load::<Row>(connection)?;
+    let rows = dsl::images
+        .filter(dsl::name.gt(after))
+        .order(dsl::name)
+        .limit(limit)
+        .load::<Row>(connection)?;
     rows.into_iter().map(image).collect()
 }
 
@@ -65,6 +74,6 @@ pub fn list(connection: &mut Connection, after: &str, limit: i64) -> StoreResult
 ///
 /// # Errors
 /// When the database fails.
-pub fn delete(connection: &mut Connection, id: ImageId) -> StoreResult<bool> {
+pub fn delete(connection: &mut Database, id: ImageId) -> StoreResult<bool> {
     Ok(diesel::delete(images::table.find(id.to_string())).execute(connection)? == 1)
 }

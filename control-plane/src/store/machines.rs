@@ -1,6 +1,9 @@
 //! Machines and their ports.
 
-use std::{collections::BTreeMap, net::{Ipv4Addr, SocketAddr}};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -12,7 +15,7 @@ use slipway_protocol::{
 };
 
 use super::{
-    Connection, StoreResult, from_json, from_word, micros, parse,
+    Database, StoreResult, from_json, from_word, micros, parse,
     schema::{machines, macs},
     time, to_json, to_word,
 };
@@ -104,7 +107,7 @@ fn machine(row: Row) -> StoreResult<Machine> {
 ///
 /// # Errors
 /// [`super::StoreError::Taken`] when its name, address or a port is taken.
-pub fn insert(connection: &mut Connection, m: &Machine) -> StoreResult<()> {
+pub fn insert(connection: &mut Database, m: &Machine) -> StoreResult<()> {
     use machines::dsl;
     let row = (
         dsl::id.eq(m.id.to_string()),
@@ -117,7 +120,9 @@ pub fn insert(connection: &mut Connection, m: &Machine) -> StoreResult<()> {
         dsl::version.eq(1_i64),
         dsl::created_at.eq(micros(m.created_at)),
     );
-    diesel::insert_into(dsl::machines).values(row).execute(connection)?;
+    diesel::insert_into(dsl::machines)
+        .values(row)
+        .execute(connection)?;
     for mac in &m.details.macs {
         let row = (macs::mac.eq(mac.to_string()), macs::machine.eq(m.id.to_string()));
         diesel::insert_into(macs::table).values(row).execute(connection)?;
@@ -129,7 +134,7 @@ pub fn insert(connection: &mut Connection, m: &Machine) -> StoreResult<()> {
 ///
 /// # Errors
 /// When the database fails.
-pub fn get(connection: &mut Connection, id_or_name: &str) -> StoreResult<Option<Machine>> {
+pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Machine>> {
     use machines::dsl;
     let row = dsl::machines.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
     row.first::<Row>(connection).optional()?.map(machine).transpose()
@@ -139,9 +144,18 @@ pub fn get(connection: &mut Connection, id_or_name: &str) -> StoreResult<Option<
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(connection: &mut Connection, site: Option<&str>, after: &str, limit: i64) -> StoreResult<Vec<Machine>> {
+pub fn list(
+    connection: &mut Database,
+    site: Option<&str>,
+    after: &str,
+    limit: i64,
+) -> StoreResult<Vec<Machine>> {
     use machines::dsl;
-    let mut query = dsl::machines.filter(dsl::name.gt(after)).order(dsl::name).limit(limit).into_boxed();
+    let mut query = dsl::machines
+        .filter(dsl::name.gt(after))
+        .order(dsl::name)
+        .limit(limit)
+        .into_boxed();
     if let Some(site) = site {
         query = query.filter(dsl::site.eq(site.to_owned()));
     }
@@ -152,7 +166,7 @@ pub fn list(connection: &mut Connection, site: Option<&str>, after: &str, limit:
 ///
 /// # Errors
 /// When the database fails.
-pub fn any_available(connection: &mut Connection, site: &SiteId) -> StoreResult<Option<Machine>> {
+pub fn any_available(connection: &mut Database, site: &SiteId) -> StoreResult<Option<Machine>> {
     use machines::dsl;
     let free = dsl::machines
         .filter(dsl::site.eq(site.as_str()))
@@ -166,13 +180,16 @@ pub fn any_available(connection: &mut Connection, site: &SiteId) -> StoreResult<
 ///
 /// # Errors
 /// When the database fails.
-pub fn take(connection: &mut Connection, id: MachineId, from: MachineState, job: JobId) -> StoreResult<bool> {
+pub fn take(connection: &mut Database, id: MachineId, from: MachineState, job: JobId) -> StoreResult<bool> {
     use machines::dsl;
     let row = dsl::machines
         .find(id.to_string())
         .filter(dsl::state.eq(to_word(&from)?))
         .filter(dsl::live_job.is_null());
-    let change = (dsl::state.eq(to_word(&MachineState::Allocated)?), dsl::live_job.eq(Some(job.to_string())));
+    let change = (
+        dsl::state.eq(to_word(&MachineState::Allocated)?),
+        dsl::live_job.eq(Some(job.to_string())),
+    );
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
@@ -180,9 +197,11 @@ pub fn take(connection: &mut Connection, id: MachineId, from: MachineState, job:
 ///
 /// # Errors
 /// When the database fails.
-pub fn leave(connection: &mut Connection, id: MachineId, job: JobId, state: MachineState) -> StoreResult<bool> {
+pub fn leave(connection: &mut Database, id: MachineId, job: JobId, state: MachineState) -> StoreResult<bool> {
     use machines::dsl;
-    let row = dsl::machines.find(id.to_string()).filter(dsl::live_job.eq(job.to_string()));
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::live_job.eq(job.to_string()));
     let change = (dsl::state.eq(to_word(&state)?), dsl::live_job.eq(None::<String>));
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
@@ -191,9 +210,11 @@ pub fn leave(connection: &mut Connection, id: MachineId, job: JobId, state: Mach
 ///
 /// # Errors
 /// When the database fails.
-pub fn set_details(connection: &mut Connection, id: MachineId, details: &MachineDetails) -> StoreResult<()> {
+pub fn set_details(connection: &mut Database, id: MachineId, details: &MachineDetails) -> StoreResult<()> {
     use machines::dsl;
-    diesel::update(dsl::machines.find(id.to_string())).set(dsl::details.eq(to_json(details)?)).execute(connection)?;
+    diesel::update(dsl::machines.find(id.to_string()))
+        .set(dsl::details.eq(to_json(details)?))
+        .execute(connection)?;
     Ok(())
 }
 
@@ -201,9 +222,12 @@ pub fn set_details(connection: &mut Connection, id: MachineId, details: &Machine
 ///
 /// # Errors
 /// When the database fails.
-pub fn addresses(connection: &mut Connection, site: &SiteId) -> StoreResult<Vec<Ipv4Addr>> {
+pub fn addresses(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<Ipv4Addr>> {
     use machines::dsl;
-    let rows: Vec<String> = dsl::machines.filter(dsl::site.eq(site.as_str())).select(dsl::address).load(connection)?;
+    let rows: Vec<String> = dsl::machines
+        .filter(dsl::site.eq(site.as_str()))
+        .select(dsl::address)
+        .load(connection)?;
     rows.iter().map(|text| parse(text)).collect()
 }
 
@@ -211,7 +235,7 @@ pub fn addresses(connection: &mut Connection, site: &SiteId) -> StoreResult<Vec<
 ///
 /// # Errors
 /// When the database fails.
-pub fn delete(connection: &mut Connection, id: MachineId) -> StoreResult<bool> {
+pub fn delete(connection: &mut Database, id: MachineId) -> StoreResult<bool> {
     diesel::delete(macs::table.filter(macs::machine.eq(id.to_string()))).execute(connection)?;
     Ok(diesel::delete(machines::table.find(id.to_string())).execute(connection)? == 1)
 }

@@ -1,5 +1,5 @@
 //! The store: SQLite or PostgreSQL behind one face. The only place that names Diesel. A function of a table's file works
-//! on a [`Connection`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
+//! on a [`Database`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
 //! argument. Nothing slow may happen inside a transaction.
 
 pub mod credentials;
@@ -29,7 +29,7 @@ const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-pl
 
 /// A connection to either database.
 #[derive(diesel::MultiConnection)]
-pub enum Connection {
+pub enum Database {
     /// PostgreSQL.
     Postgres(PgConnection),
     /// SQLite.
@@ -72,7 +72,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// A pool of connections; clones share it.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool<ConnectionManager<Connection>>,
+    pool: Pool<ConnectionManager<Database>>,
 }
 
 impl Store {
@@ -91,15 +91,25 @@ impl Store {
         let is_postgres = url.starts_with("postgres");
         // SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
         let size = if is_postgres { 8 } else { 1 };
-        let manager = ConnectionManager::<Connection>::new(url);
-        let pool = Pool::builder().max_size(size).build(manager).map_err(|e| open(&e))?;
+        let manager = ConnectionManager::<Database>::new(url);
+        let pool = Pool::builder()
+            .max_size(size)
+            .build(manager)
+            .map_err(|e| open(&e))?;
         let mut connection = pool.get().map_err(|e| open(&e))?;
         match &mut *connection {
-            Connection::Postgres(connection) => {
-                connection.run_pending_migrations(POSTGRES).map_err(|e| open(&e))?;
+            Database::Postgres(connection) => {
+                connection
+                    .run_pending_migrations(POSTGRES)
+                    .map_err(|e| open(&e))?;
             }
-            Connection::Sqlite(connection) => {
-                for pragma in ["journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"] {
+            Database::Sqlite(connection) => {
+                for pragma in [
+                    "journal_mode=WAL",
+                    "synchronous=FULL",
+                    "busy_timeout=10000",
+                    "foreign_keys=ON",
+                ] {
                     diesel::sql_query(format!("PRAGMA {pragma}")).execute(connection)?;
                 }
                 connection.run_pending_migrations(SQLITE).map_err(|e| open(&e))?;
@@ -115,7 +125,7 @@ impl Store {
     /// What `work` gives, or that the database cannot be reached.
     pub async fn transaction<T, E>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce(&mut Database) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
@@ -124,12 +134,12 @@ impl Store {
         let pool = self.pool.clone();
         let task = tokio::task::spawn_blocking(move || {
             let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
-            connection.transaction(|connection| work(connection).map_err(Rollback::Work)).map_err(|rollback| {
-                match rollback {
+            connection
+                .transaction(|connection| work(connection).map_err(Rollback::Work))
+                .map_err(|rollback| match rollback {
                     Rollback::Work(error) => error,
                     Rollback::Database(error) => StoreError::from(error).into(),
-                }
-            })
+                })
         });
         task.await.map_err(|_| StoreError::Task)?
     }
@@ -170,7 +180,10 @@ fn from_json<T: DeserializeOwned>(text: &str) -> StoreResult<T> {
 /// A word of an enum as it stands in a column.
 fn to_word<T: Serialize>(value: &T) -> StoreResult<String> {
     let value = serde_json::to_value(value).map_err(|e| StoreError::Row(e.to_string()))?;
-    value.as_str().map(str::to_owned).ok_or_else(|| StoreError::Row("a state is not a word".to_owned()))
+    value
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| StoreError::Row("a state is not a word".to_owned()))
 }
 
 fn from_word<T: DeserializeOwned>(word: &str) -> StoreResult<T> {

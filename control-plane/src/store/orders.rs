@@ -1,9 +1,12 @@
 //! What each machine is to do now: one order a machine, its revision growing.
 
 use diesel::prelude::*;
-use slipway_protocol::{ids::{MachineId, SiteId}, order::Order};
+use slipway_protocol::{
+    ids::{MachineId, SiteId},
+    order::Order,
+};
 
-use super::{Connection, StoreResult, from_json, parse, schema::orders::dsl, to_json};
+use super::{Database, StoreResult, from_json, parse, schema::orders::dsl, to_json};
 
 /// An order with its revision.
 #[derive(Debug, Clone)]
@@ -20,9 +23,13 @@ pub struct OrderRow {
 ///
 /// # Errors
 /// When the database fails.
-pub fn put(connection: &mut Connection, site: &SiteId, order: &Order) -> StoreResult<u64> {
+pub fn put(connection: &mut Database, site: &SiteId, order: &Order) -> StoreResult<u64> {
     let machine = order.machine.to_string();
-    let held: Option<i64> = dsl::orders.find(&machine).select(dsl::revision).first(connection).optional()?;
+    let held: Option<i64> = dsl::orders
+        .find(&machine)
+        .select(dsl::revision)
+        .first(connection)
+        .optional()?;
     let revision = held.unwrap_or(0) + 1;
     let change = (
         dsl::site.eq(site.as_str()),
@@ -31,9 +38,13 @@ pub fn put(connection: &mut Connection, site: &SiteId, order: &Order) -> StoreRe
         dsl::body.eq(to_json(order)?),
     );
     if held.is_some() {
-        diesel::update(dsl::orders.find(&machine)).set(change).execute(connection)?;
+        diesel::update(dsl::orders.find(&machine))
+            .set(change)
+            .execute(connection)?;
     } else {
-        diesel::insert_into(dsl::orders).values((dsl::machine.eq(&machine), change)).execute(connection)?;
+        diesel::insert_into(dsl::orders)
+            .values((dsl::machine.eq(&machine), change))
+            .execute(connection)?;
     }
     Ok(revision.cast_unsigned())
 }
@@ -42,14 +53,18 @@ pub fn put(connection: &mut Connection, site: &SiteId, order: &Order) -> StoreRe
 ///
 /// # Errors
 /// When the database fails.
-pub fn get(connection: &mut Connection, machine: MachineId) -> StoreResult<Option<OrderRow>> {
+pub fn get(connection: &mut Database, machine: MachineId) -> StoreResult<Option<OrderRow>> {
     let row: Option<(String, i64, String)> = dsl::orders
         .find(machine.to_string())
         .select((dsl::site, dsl::revision, dsl::body))
         .first(connection)
         .optional()?;
     row.map(|(site, revision, body)| {
-        Ok(OrderRow { site: parse(&site)?, revision: revision.cast_unsigned(), order: from_json(&body)? })
+        Ok(OrderRow {
+            site: parse(&site)?,
+            revision: revision.cast_unsigned(),
+            order: from_json(&body)?,
+        })
     })
     .transpose()
 }
@@ -58,10 +73,14 @@ pub fn get(connection: &mut Connection, machine: MachineId) -> StoreResult<Optio
 ///
 /// # Errors
 /// When the database fails.
-pub fn raise_revision(connection: &mut Connection, machine: MachineId, above: u64) -> StoreResult<()> {
+pub fn raise_revision(connection: &mut Database, machine: MachineId, above: u64) -> StoreResult<()> {
     let above = above.cast_signed();
-    let row = dsl::orders.find(machine.to_string()).filter(dsl::revision.le(above));
-    diesel::update(row).set(dsl::revision.eq(above + 1)).execute(connection)?;
+    let row = dsl::orders
+        .find(machine.to_string())
+        .filter(dsl::revision.le(above));
+    diesel::update(row)
+        .set(dsl::revision.eq(above + 1))
+        .execute(connection)?;
     Ok(())
 }
 
@@ -69,11 +88,17 @@ pub fn raise_revision(connection: &mut Connection, machine: MachineId, above: u6
 ///
 /// # Errors
 /// When the database fails.
-pub fn of_site(connection: &mut Connection, site: &SiteId) -> StoreResult<Vec<OrderRow>> {
-    let rows: Vec<(i64, String)> =
-        dsl::orders.filter(dsl::site.eq(site.as_str())).select((dsl::revision, dsl::body)).load(connection)?;
+pub fn of_site(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<OrderRow>> {
+    let rows: Vec<(i64, String)> = dsl::orders
+        .filter(dsl::site.eq(site.as_str()))
+        .select((dsl::revision, dsl::body))
+        .load(connection)?;
     let order = |(revision, body): (i64, String)| {
-        Ok(OrderRow { site: site.clone(), revision: revision.cast_unsigned(), order: from_json(&body)? })
+        Ok(OrderRow {
+            site: site.clone(),
+            revision: revision.cast_unsigned(),
+            order: from_json(&body)?,
+        })
     };
     rows.into_iter().map(order).collect()
 }

@@ -1,10 +1,13 @@
 //! Where each machine stands, by its edge's word; and the last word on each job.
 
 use diesel::prelude::*;
-use slipway_protocol::{ids::{JobId, MachineId, SiteId}, report::Report};
+use slipway_protocol::{
+    ids::{JobId, MachineId, SiteId},
+    report::Report,
+};
 
 use super::{
-    Connection, StoreResult, from_json,
+    Database, StoreResult, from_json,
     schema::{job_reports, reports},
     to_json,
 };
@@ -13,9 +16,13 @@ use super::{
 ///
 /// # Errors
 /// When the database fails.
-pub fn put(connection: &mut Connection, site: &SiteId, revision: u64, report: &Report) -> StoreResult<bool> {
+pub fn put(connection: &mut Database, site: &SiteId, revision: u64, report: &Report) -> StoreResult<bool> {
     use reports::dsl;
-    let (machine, job, body) = (report.machine.to_string(), report.job.to_string(), to_json(report)?);
+    let (machine, job, body) = (
+        report.machine.to_string(),
+        report.job.to_string(),
+        to_json(report)?,
+    );
     let revision = revision.cast_signed();
     let change = (
         dsl::site.eq(site.as_str()),
@@ -25,21 +32,33 @@ pub fn put(connection: &mut Connection, site: &SiteId, revision: u64, report: &R
     );
     let older = dsl::reports.find(&machine).filter(dsl::revision.lt(revision));
     if diesel::update(older).set(change).execute(connection)? == 0 {
-        let held: Option<i64> = dsl::reports.find(&machine).select(dsl::revision).first(connection).optional()?;
+        let held: Option<i64> = dsl::reports
+            .find(&machine)
+            .select(dsl::revision)
+            .first(connection)
+            .optional()?;
         if held.is_some() {
             return Ok(false);
         }
-        diesel::insert_into(dsl::reports).values((dsl::machine.eq(&machine), change)).execute(connection)?;
+        diesel::insert_into(dsl::reports)
+            .values((dsl::machine.eq(&machine), change))
+            .execute(connection)?;
     }
     put_for_job(connection, &job, revision, &body)?;
     Ok(true)
 }
 
-fn put_for_job(connection: &mut Connection, job: &str, revision: i64, body: &str) -> StoreResult<()> {
+fn put_for_job(connection: &mut Database, job: &str, revision: i64, body: &str) -> StoreResult<()> {
     use job_reports::dsl;
     let change = (dsl::revision.eq(revision), dsl::body.eq(body));
-    if diesel::update(dsl::job_reports.find(job)).set(change).execute(connection)? == 0 {
-        diesel::insert_into(dsl::job_reports).values((dsl::job.eq(job), change)).execute(connection)?;
+    if diesel::update(dsl::job_reports.find(job))
+        .set(change)
+        .execute(connection)?
+        == 0
+    {
+        diesel::insert_into(dsl::job_reports)
+            .values((dsl::job.eq(job), change))
+            .execute(connection)?;
     }
     Ok(())
 }
@@ -48,31 +67,44 @@ fn put_for_job(connection: &mut Connection, job: &str, revision: i64, body: &str
 ///
 /// # Errors
 /// When the database fails.
-pub fn of_job(connection: &mut Connection, job: JobId) -> StoreResult<Option<(u64, Report)>> {
+pub fn of_job(connection: &mut Database, job: JobId) -> StoreResult<Option<(u64, Report)>> {
     use job_reports::dsl;
-    let row: Option<(i64, String)> =
-        dsl::job_reports.find(job.to_string()).select((dsl::revision, dsl::body)).first(connection).optional()?;
-    row.map(|(revision, body)| Ok((revision.cast_unsigned(), from_json(&body)?))).transpose()
+    let row: Option<(i64, String)> = dsl::job_reports
+        .find(job.to_string())
+        .select((dsl::revision, dsl::body))
+        .first(connection)
+        .optional()?;
+    row.map(|(revision, body)| Ok((revision.cast_unsigned(), from_json(&body)?)))
+        .transpose()
 }
 
 /// A machine's last report, with its revision.
 ///
 /// # Errors
 /// When the database fails.
-pub fn of_machine(connection: &mut Connection, machine: MachineId) -> StoreResult<Option<(u64, Report)>> {
+pub fn of_machine(connection: &mut Database, machine: MachineId) -> StoreResult<Option<(u64, Report)>> {
     use reports::dsl;
-    let row: Option<(i64, String)> =
-        dsl::reports.find(machine.to_string()).select((dsl::revision, dsl::body)).first(connection).optional()?;
-    row.map(|(revision, body)| Ok((revision.cast_unsigned(), from_json(&body)?))).transpose()
+    let row: Option<(i64, String)> = dsl::reports
+        .find(machine.to_string())
+        .select((dsl::revision, dsl::body))
+        .first(connection)
+        .optional()?;
+    row.map(|(revision, body)| Ok((revision.cast_unsigned(), from_json(&body)?)))
+        .transpose()
 }
 
 /// The revisions held of a site's reports, by machine.
 ///
 /// # Errors
 /// When the database fails.
-pub fn revisions(connection: &mut Connection, site: &SiteId) -> StoreResult<Vec<(String, u64)>> {
+pub fn revisions(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<(String, u64)>> {
     use reports::dsl;
-    let rows: Vec<(String, i64)> =
-        dsl::reports.filter(dsl::site.eq(site.as_str())).select((dsl::machine, dsl::revision)).load(connection)?;
-    Ok(rows.into_iter().map(|(machine, revision)| (machine, revision.cast_unsigned())).collect())
+    let rows: Vec<(String, i64)> = dsl::reports
+        .filter(dsl::site.eq(site.as_str()))
+        .select((dsl::machine, dsl::revision))
+        .load(connection)?;
+    Ok(rows
+        .into_iter()
+        .map(|(machine, revision)| (machine, revision.cast_unsigned()))
+        .collect())
 }

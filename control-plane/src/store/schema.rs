@@ -70,3 +70,4 @@ diesel::table! {
     idempotency (id) { id -> Text, request -> Text, status -> Integer, body -> Text, created_at -> BigInt, }
 }
 diesel::table! { history (seq) { seq -> BigInt, at -> BigInt, object -> Text, what -> Text, detail -> Text, } }
+diesel::allow_tables_to_appear_in_same_query!(discovered, macs);

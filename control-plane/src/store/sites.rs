@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use slipway_protocol::{ids::SiteId, keys::VerifyingKey, seal::SealingKey, site::SubnetConfig};
 
 use super::{
-    Connection, StoreResult, from_json, micros, parse,
+    Database, StoreResult, from_json, micros, parse,
     schema::{join_tokens, sites},
     time, to_json,
 };
@@ -76,7 +76,12 @@ fn site(row: Row) -> StoreResult<Site> {
 ///
 /// # Errors
 /// [`super::StoreError::Taken`] when there is one of that name.
-pub fn insert(connection: &mut Connection, id: &SiteId, settings: &SiteSettings, now: DateTime<Utc>) -> StoreResult<()> {
+pub fn insert(
+    connection: &mut Database,
+    id: &SiteId,
+    settings: &SiteSettings,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
     use sites::dsl;
     let row = (
         dsl::id.eq(id.as_str()),
@@ -93,17 +98,26 @@ pub fn insert(connection: &mut Connection, id: &SiteId, settings: &SiteSettings,
 ///
 /// # Errors
 /// When the database fails.
-pub fn get(connection: &mut Connection, id: &str) -> StoreResult<Option<Site>> {
-    sites::table.find(id).first::<Row>(connection).optional()?.map(site).transpose()
+pub fn get(connection: &mut Database, id: &str) -> StoreResult<Option<Site>> {
+    sites::table
+        .find(id)
+        .first::<Row>(connection)
+        .optional()?
+        .map(site)
+        .transpose()
 }
 
 /// Up to `limit` sites whose name comes after `after`, by name.
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(connection: &mut Connection, after: &str, limit: i64) -> StoreResult<Vec<Site>> {
+pub fn list(connection: &mut Database, after: &str, limit: i64) -> StoreResult<Vec<Site>> {
     use sites::dsl;
-    let rows = dsl::sites.filter(dsl::id.gt(after)).order(dsl::id).limit(limit).load::<Row>(connection)?;
+    let rows = dsl::sites
+        .filter(dsl::id.gt(after))
+        .order(dsl::id)
+        .limit(limit)
+        .load::<Row>(connection)?;
     rows.into_iter().map(site).collect()
 }
 
@@ -111,7 +125,12 @@ pub fn list(connection: &mut Connection, after: &str, limit: i64) -> StoreResult
 ///
 /// # Errors
 /// When the database fails.
-pub fn update(connection: &mut Connection, id: &SiteId, revision: u64, settings: &SiteSettings) -> StoreResult<bool> {
+pub fn update(
+    connection: &mut Database,
+    id: &SiteId,
+    revision: u64,
+    settings: &SiteSettings,
+) -> StoreResult<bool> {
     use sites::dsl;
     let revision = revision.cast_signed();
     let row = dsl::sites.find(id.as_str()).filter(dsl::revision.eq(revision));
@@ -123,11 +142,13 @@ pub fn update(connection: &mut Connection, id: &SiteId, revision: u64, settings:
 ///
 /// # Errors
 /// When the database fails.
-pub fn raise_revision(connection: &mut Connection, id: &SiteId, above: u64) -> StoreResult<()> {
+pub fn raise_revision(connection: &mut Database, id: &SiteId, above: u64) -> StoreResult<()> {
     use sites::dsl;
     let above = above.cast_signed();
     let row = dsl::sites.find(id.as_str()).filter(dsl::revision.le(above));
-    diesel::update(row).set(dsl::revision.eq(above + 1)).execute(connection)?;
+    diesel::update(row)
+        .set(dsl::revision.eq(above + 1))
+        .execute(connection)?;
     Ok(())
 }
 
@@ -136,7 +157,7 @@ pub fn raise_revision(connection: &mut Connection, id: &SiteId, above: u64) -> S
 /// # Errors
 /// When the database fails.
 pub fn set_keys(
-    connection: &mut Connection,
+    connection: &mut Database,
     id: &SiteId,
     report_key: VerifyingKey,
     sealing_key: SealingKey,
@@ -148,7 +169,9 @@ pub fn set_keys(
         dsl::sealing_key.eq(Some(sealing_key.to_string())),
         dsl::chunk_key.eq(Some(chunk_key)),
     );
-    diesel::update(dsl::sites.find(id.as_str())).set(change).execute(connection)?;
+    diesel::update(dsl::sites.find(id.as_str()))
+        .set(change)
+        .execute(connection)?;
     Ok(())
 }
 
@@ -156,14 +179,21 @@ pub fn set_keys(
 ///
 /// # Errors
 /// When the database fails.
-pub fn set_presence(connection: &mut Connection, id: &SiteId, online: bool, now: DateTime<Utc>) -> StoreResult<()> {
+pub fn set_presence(
+    connection: &mut Database,
+    id: &SiteId,
+    online: bool,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
     use sites::dsl;
     let row = dsl::sites.find(id.as_str());
     if online {
         let change = (dsl::online.eq(true), dsl::last_seen.eq(Some(micros(now))));
         diesel::update(row).set(change).execute(connection)?;
     } else {
-        diesel::update(row).set(dsl::online.eq(false)).execute(connection)?;
+        diesel::update(row)
+            .set(dsl::online.eq(false))
+            .execute(connection)?;
     }
     Ok(())
 }
@@ -172,7 +202,7 @@ pub fn set_presence(connection: &mut Connection, id: &SiteId, online: bool, now:
 ///
 /// # Errors
 /// When something does, or the database fails.
-pub fn delete(connection: &mut Connection, id: &SiteId) -> StoreResult<bool> {
+pub fn delete(connection: &mut Database, id: &SiteId) -> StoreResult<bool> {
     diesel::delete(join_tokens::table.filter(join_tokens::site.eq(id.as_str()))).execute(connection)?;
     Ok(diesel::delete(sites::table.find(id.as_str())).execute(connection)? == 1)
 }
@@ -195,7 +225,7 @@ pub struct JoinTokenRow {
 /// # Errors
 /// When the database fails.
 pub fn insert_token(
-    connection: &mut Connection,
+    connection: &mut Database,
     id: &str,
     site: &SiteId,
     secret: &str,
@@ -208,7 +238,9 @@ pub fn insert_token(
         dsl::secret.eq(secret),
         dsl::expires_at.eq(micros(expires_at)),
     );
-    diesel::insert_into(dsl::join_tokens).values(row).execute(connection)?;
+    diesel::insert_into(dsl::join_tokens)
+        .values(row)
+        .execute(connection)?;
     Ok(())
 }
 
@@ -216,7 +248,7 @@ pub fn insert_token(
 ///
 /// # Errors
 /// When the database fails.
-pub fn token(connection: &mut Connection, id: &str) -> StoreResult<Option<JoinTokenRow>> {
+pub fn token(connection: &mut Database, id: &str) -> StoreResult<Option<JoinTokenRow>> {
     let row: Option<(String, String, String, i64, Option<i64>)> =
         join_tokens::table.find(id).first(connection).optional()?;
     Ok(row.map(|(_, site, secret, expires_at, used_at)| JoinTokenRow {
@@ -231,8 +263,11 @@ pub fn token(connection: &mut Connection, id: &str) -> StoreResult<Option<JoinTo
 ///
 /// # Errors
 /// When the database fails.
-pub fn use_token(connection: &mut Connection, id: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+pub fn use_token(connection: &mut Database, id: &str, now: DateTime<Utc>) -> StoreResult<bool> {
     use join_tokens::dsl;
     let row = dsl::join_tokens.find(id).filter(dsl::used_at.is_null());
-    Ok(diesel::update(row).set(dsl::used_at.eq(Some(micros(now)))).execute(connection)? == 1)
+    Ok(diesel::update(row)
+        .set(dsl::used_at.eq(Some(micros(now))))
+        .execute(connection)?
+        == 1)
 }

@@ -1,0 +1,70 @@
+//! The handles every part of the control plane shares. No behaviour beyond making them.
+
+use std::{path::Path, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use metrics_exporter_prometheus::PrometheusHandle;
+use slipway_protocol::keys::Signer;
+use tokio::sync::{Notify, broadcast};
+
+use crate::{
+    chunks::Chunks,
+    config::Config,
+    pki::{self, Authority, PkiError},
+    store::Store,
+    vault::Vault,
+};
+
+/// Shared handles.
+pub struct App {
+    /// Settings.
+    pub config: Config,
+    /// The database.
+    pub store: Store,
+    /// Secrets at rest.
+    pub vault: Vault,
+    /// Certificates.
+    pub authority: Authority,
+    /// Signs orders.
+    pub signer: Signer,
+    /// Image chunks.
+    pub chunks: Chunks,
+    /// The clock.
+    pub now: fn() -> DateTime<Utc>,
+    /// Wakes the scheduler.
+    pub work: Notify,
+    /// Wakes the gateway for one site: something it should hold was committed.
+    pub sites: broadcast::Sender<String>,
+    /// Wakes those who wait for a job's next report.
+    pub reports: broadcast::Sender<String>,
+    /// Renders `/metrics`.
+    pub metrics: PrometheusHandle,
+}
+
+impl App {
+    /// Makes the handles; keys that are not there are made.
+    ///
+    /// # Errors
+    /// When a key file cannot be used.
+    pub fn new(config: Config, store: Store, metrics: PrometheusHandle) -> Result<Arc<Self>, PkiError> {
+        let dir: &Path = &config.data_dir;
+        Ok(Arc::new(Self {
+            vault: Vault::new(&pki::vault_key(dir)?),
+            authority: Authority::open(dir)?,
+            signer: pki::order_signer(dir)?,
+            chunks: Chunks::new(dir.join("chunks")),
+            store,
+            now: Utc::now,
+            work: Notify::new(),
+            sites: broadcast::channel(1024).0,
+            reports: broadcast::channel(1024).0,
+            metrics,
+            config,
+        }))
+    }
+
+    /// Says that what a site should hold has changed. Nobody listening means that the next comparison finds it.
+    pub fn poke_site(&self, site: &str) {
+        let _ = self.sites.send(site.to_owned());
+    }
+}

@@ -1,0 +1,238 @@
+//! Jobs: followed by their reports, ended by them, called off, or failed when their time is over.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use slipway_protocol::{
+    ids::SiteId,
+    report::{Failure, Outcome, Report},
+};
+
+use crate::{
+    app::App,
+    error::ApiError,
+    store::{
+        Database, StoreError, StoreResult, history, instances,
+        jobs::{self, Job},
+        machines, orders, reports, sites,
+    },
+    workflow::{
+        release,
+        state::{InstanceEvent, JobState, after, job_end, machine_after},
+    },
+};
+
+/// A job with its last report.
+pub type Followed = (Job, Option<(u64, Report)>);
+
+/// A job and its last report.
+///
+/// # Errors
+/// When there is no such job.
+pub async fn get(app: &App, id: String) -> Result<Followed, ApiError> {
+    app.store
+        .transaction(move |db| {
+            let job = jobs::get(db, &id)?.ok_or_else(|| ApiError::NotFound("job", id.clone()))?;
+            let report = reports::of_job(db, job.id)?;
+            Ok((job, report))
+        })
+        .await
+}
+
+/// The same, as soon as the report is newer than `after_revision` or the job has ended, at the latest after `wait`.
+///
+/// # Errors
+/// When there is no such job.
+pub async fn follow(
+    app: &App,
+    id: String,
+    after_revision: u64,
+    wait: Duration,
+) -> Result<Followed, ApiError> {
+    let mut news = app.reports.subscribe();
+    let limit = tokio::time::Instant::now() + wait;
+    loop {
+        let found = get(app, id.clone()).await?;
+        let revision = found.1.as_ref().map_or(0, |(revision, _)| *revision);
+        if revision > after_revision || found.0.state.is_final() {
+            return Ok(found);
+        }
+        let heard = async {
+            loop {
+                match news.recv().await {
+                    Ok(job) if job == id => return,
+                    Ok(_) => {}
+                    // Too many words to tell which job they were of: look.
+                    Err(_) => return,
+                }
+            }
+        };
+        // Another replica may have taken the report, so look again now and then without a word.
+        let look = limit.min(tokio::time::Instant::now() + Duration::from_secs(2));
+        if tokio::time::timeout_at(look, heard).await.is_err() && tokio::time::Instant::now() >= limit {
+            return get(app, id).await;
+        }
+    }
+}
+
+/// Takes a verified report: keeps it if it is news, and ends the job if it says so. All in one transaction.
+///
+/// # Errors
+/// When the store fails.
+pub fn take_report(
+    db: &mut Database,
+    site: &SiteId,
+    revision: u64,
+    report: &Report,
+    now: DateTime<Utc>,
+) -> StoreResult<bool> {
+    if !reports::put(db, site, revision, report)? {
+        return Ok(false);
+    }
+    if let (Some(inventory), Some(mut machine)) =
+        (&report.inventory, machines::get(db, &report.machine.to_string())?)
+        && machine.details.inventory.as_ref() != Some(inventory)
+    {
+        machine.details.inventory = Some(inventory.clone());
+        machines::set_details(db, machine.id, &machine.details)?;
+    }
+    if let Some(end) = job_end(&report.outcome) {
+        let failure = match &report.outcome {
+            Outcome::Failed { failure, .. } => Some(failure),
+            _ => None,
+        };
+        if let Some(job) = jobs::get(db, &report.job.to_string())? {
+            finish(db, &job, end, failure, now)?;
+        }
+    }
+    Ok(true)
+}
+
+/// Ends a job, and moves its instance and machine on; `false` if it had ended before.
+fn finish(
+    db: &mut Database,
+    job: &Job,
+    end: JobState,
+    failure: Option<&Failure>,
+    now: DateTime<Utc>,
+) -> StoreResult<bool> {
+    if !jobs::finish(db, job.id, end, failure, now)? {
+        return Ok(false);
+    }
+    let event = if end == JobState::Done {
+        InstanceEvent::JobDone
+    } else {
+        InstanceEvent::JobFailed
+    };
+    let Some(instance) = instances::get(db, &job.instance.to_string())? else {
+        return Ok(true);
+    };
+    let Some(next) = after(instance.state, event) else {
+        return Ok(true);
+    };
+    instances::advance(db, instance.id, instance.state, next)?;
+    let detail = failure
+        .map(|f| format!("{}: {}", f.code, f.message))
+        .unwrap_or_default();
+    let word = format!("{next:?}").to_lowercase();
+    history::append(db, &format!("instance/{}", instance.id), &word, &detail, now)?;
+    if let Some(machine) = job.machine.or(instance.machine) {
+        machines::leave(db, machine, job.id, machine_after(next))?;
+        history::append(
+            db,
+            &format!("machine/{machine}"),
+            &format!("job {word}"),
+            &job.id.to_string(),
+            now,
+        )?;
+    }
+    Ok(true)
+}
+
+/// Calls a job off: the site is told to leave the machine alone.
+///
+/// # Errors
+/// When there is no such job, or it has ended.
+pub async fn cancel(app: &App, id: String) -> Result<Job, ApiError> {
+    let failure = Failure {
+        code: "cancelled".into(),
+        message: "called off by an operator".into(),
+        transient: false,
+    };
+    let now = (app.now)();
+    let job = app
+        .store
+        .transaction(move |db| {
+            let job = jobs::get(db, &id)?.ok_or_else(|| ApiError::NotFound("job", id.clone()))?;
+            if !finish(db, &job, JobState::Cancelled, Some(&failure), now)? {
+                let detail = format!("job `{id}` has ended already");
+                return Err(ApiError::Conflict("job_ended", detail));
+            }
+            withdraw(db, &job)?;
+            jobs::get(db, &id)?.ok_or_else(|| ApiError::NotFound("job", id.clone()))
+        })
+        .await?;
+    app.poke_site(job.site.as_str());
+    // Those who wait for this job look again.
+    let _ = app.reports.send(job.id.to_string());
+    Ok(job)
+}
+
+/// Replaces the order of a job by one that says "leave it alone".
+fn withdraw(db: &mut Database, job: &Job) -> StoreResult<()> {
+    let Some(machine) = job.machine else { return Ok(()) };
+    if let Some(row) = orders::get(db, machine)?
+        && row.order.job == job.id
+    {
+        orders::put(db, &row.site, &release::nothing(row.order))?;
+    }
+    Ok(())
+}
+
+/// Fails jobs whose time is over and that will not be heard of: those still queued, and those at a site that is
+/// connected and yet silent. A site that is cut off is waited for: it ends its jobs itself and tells later.
+///
+/// # Errors
+/// When the store fails.
+pub async fn fail_overdue(app: &App) -> Result<usize, ApiError> {
+    let now = (app.now)();
+    let grace = chrono::TimeDelta::minutes(5);
+    let ended = app
+        .store
+        .transaction(move |db| {
+            let mut ended = Vec::new();
+            for job in jobs::overdue(db, now - grace)? {
+                let site_online = sites::get(db, job.site.as_str())?.is_some_and(|site| site.online);
+                if job.state == JobState::Running && !site_online {
+                    continue;
+                }
+                let (code, message) = match job.state {
+                    JobState::Queued => (
+                        "no_machine",
+                        format!("no machine was free at site {} in time", job.site),
+                    ),
+                    _ => (
+                        "deadline",
+                        format!("site {} did not end the job by its deadline", job.site),
+                    ),
+                };
+                let failure = Failure {
+                    code: code.into(),
+                    message,
+                    transient: false,
+                };
+                if finish(db, &job, JobState::Failed, Some(&failure), now)? {
+                    withdraw(db, &job)?;
+                    ended.push(job);
+                }
+            }
+            Ok::<_, StoreError>(ended)
+        })
+        .await?;
+    for job in &ended {
+        app.poke_site(job.site.as_str());
+        // Those who wait for this job look again.
+        let _ = app.reports.send(job.id.to_string());
+    }
+    Ok(ended.len())
+}

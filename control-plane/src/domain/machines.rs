@@ -1,0 +1,215 @@
+//! Machines.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::Ipv4Addr,
+};
+
+use slipway_protocol::{
+    ids::{MacAddr, MachineId, SiteId},
+    inventory::FirmwareKind,
+    seal::Secret,
+};
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    error::ApiError,
+    store::{
+        history,
+        machines::{self, BmcDetails, Machine, MachineDetails},
+        sites::{self, SiteSettings},
+    },
+    workflow::state::MachineState,
+};
+
+/// A machine to be added.
+pub struct NewMachine {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub site: SiteId,
+    /// Its ports.
+    pub macs: Vec<MacAddr>,
+    /// How it boots.
+    pub firmware: FirmwareKind,
+    /// The address it is given; one is chosen otherwise.
+    pub address: Option<Ipv4Addr>,
+    /// Its BMC and its password.
+    pub bmc: Option<(BmcDetails, Secret)>,
+    /// For operators.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The place a BMC's password is encrypted for.
+#[must_use]
+pub fn bmc_place(machine: MachineId) -> String {
+    format!("machine/{machine}/bmc")
+}
+
+/// Adds a machine; it is free at once.
+///
+/// # Errors
+/// When something does not fit the site or is taken.
+pub async fn create(app: &App, new: NewMachine) -> Result<Machine, ApiError> {
+    if new.macs.is_empty() {
+        return Err(ApiError::Bad(
+            "no_mac",
+            format!("machine `{}` needs at least one MAC address", new.name),
+        ));
+    }
+    let id = MachineId(Uuid::now_v7());
+    let (bmc, password) = new
+        .bmc
+        .map_or((None, None), |(bmc, password)| (Some(bmc), Some(password)));
+    let bmc_password = password
+        .map(|p| app.vault.encrypt(&bmc_place(id), &p))
+        .transpose()?;
+    let now = (app.now)();
+    let machine = app
+        .store
+        .transaction(move |db| {
+            let site = sites::get(db, new.site.as_str())?
+                .ok_or_else(|| ApiError::NotFound("site", new.site.to_string()))?;
+            let taken: HashSet<Ipv4Addr> = machines::addresses(db, &new.site)?.into_iter().collect();
+            let address = choose_address(&site.settings, new.address, &taken)?;
+            let details = MachineDetails {
+                macs: new.macs,
+                firmware: new.firmware,
+                bmc,
+                labels: new.labels,
+                inventory: None,
+            };
+            let machine = Machine {
+                id,
+                name: new.name,
+                site: new.site,
+                state: MachineState::Available,
+                address,
+                details,
+                bmc_password,
+                live_job: None,
+                version: 1,
+                created_at: now,
+            };
+            machines::insert(db, &machine)?;
+            history::append(db, &format!("machine/{id}"), "added", &machine.name, now)?;
+            Ok::<_, ApiError>(machine)
+        })
+        .await?;
+    app.work.notify_one();
+    Ok(machine)
+}
+
+/// The address asked for if it fits, or the first one of the site's networks that is free and outside the pools.
+fn choose_address(
+    site: &SiteSettings,
+    asked: Option<Ipv4Addr>,
+    taken: &HashSet<Ipv4Addr>,
+) -> Result<Ipv4Addr, ApiError> {
+    let usable = |address: &Ipv4Addr| {
+        site.subnets.iter().any(|s| {
+            let pooled = s
+                .pool
+                .is_some_and(|(first, last)| (first..=last).contains(address));
+            s.network.contains(address)
+                && *address != s.network.network()
+                && *address != s.network.broadcast()
+                && *address != s.server
+                && Some(*address) != s.gateway
+                && !pooled
+        })
+    };
+    match asked {
+        Some(address) if !usable(&address) => Err(ApiError::Bad(
+            "address",
+            format!(
+                "address {address} is not a free host address of the site's networks outside their pools"
+            ),
+        )),
+        Some(address) if taken.contains(&address) => Err(ApiError::Conflict(
+            "address_taken",
+            format!("address {address} belongs to another machine"),
+        )),
+        Some(address) => Ok(address),
+        None => {
+            let mut hosts = site.subnets.iter().flat_map(|s| s.network.hosts());
+            hosts.find(|a| usable(a) && !taken.contains(a)).ok_or_else(|| {
+                ApiError::Conflict(
+                    "addresses_used_up",
+                    "the site has no free address outside its pools".to_owned(),
+                )
+            })
+        }
+    }
+}
+
+/// One machine, by id or name.
+///
+/// # Errors
+/// When there is none.
+pub async fn get(app: &App, key: String) -> Result<Machine, ApiError> {
+    app.store
+        .transaction(move |db| machines::get(db, &key)?.ok_or_else(|| ApiError::NotFound("machine", key)))
+        .await
+}
+
+/// Removes a machine that is free.
+///
+/// # Errors
+/// When there is none, or it is in use.
+pub async fn delete(app: &App, key: String) -> Result<(), ApiError> {
+    let now = (app.now)();
+    app.store
+        .transaction(move |db| {
+            let machine =
+                machines::get(db, &key)?.ok_or_else(|| ApiError::NotFound("machine", key.clone()))?;
+            if machine.live_job.is_some() || machine.state == MachineState::Allocated {
+                let detail = format!("machine `{key}` is in use; release its instance first");
+                return Err(ApiError::Conflict("machine_in_use", detail));
+            }
+            machines::delete(db, machine.id)?;
+            history::append(
+                db,
+                &format!("machine/{}", machine.id),
+                "deleted",
+                &machine.name,
+                now,
+            )?;
+            Ok(())
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slipway_protocol::site::SubnetConfig;
+
+    #[test]
+    fn addresses_are_free_host_addresses_outside_the_pool() {
+        let settings = SiteSettings {
+            description: String::new(),
+            discover: false,
+            subnets: vec![SubnetConfig {
+                network: "192.0.2.0/29".parse().unwrap(),
+                server: Ipv4Addr::new(192, 0, 2, 1),
+                gateway: Some(Ipv4Addr::new(192, 0, 2, 2)),
+                dns: vec![],
+                pool: Some((Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 4))),
+                lease_seconds: 600,
+            }],
+        };
+        let choose = |asked: Option<u8>, taken: &[u8]| {
+            let address = |n: u8| Ipv4Addr::new(192, 0, 2, n);
+            let taken = taken.iter().map(|n| address(*n)).collect();
+            choose_address(&settings, asked.map(address), &taken).map_err(|e| e.code())
+        };
+        assert_eq!(choose(None, &[]), Ok(Ipv4Addr::new(192, 0, 2, 5)));
+        assert_eq!(choose(None, &[5, 6]), Err("addresses_used_up"));
+        assert_eq!(choose(Some(5), &[5]), Err("address_taken"));
+        for bad in [0, 1, 2, 3, 7, 200] {
+            assert_eq!(choose(Some(bad), &[]), Err("address"), "{bad}");
+        }
+    }
+}

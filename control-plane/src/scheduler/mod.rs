@@ -1,0 +1,32 @@
+//! The scheduler: one reconciler a file, woken by a word and by a tick, taking no input. What happens after a crash is
+//! what happens every few seconds.
+
+mod deadlines;
+mod dispatch;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::{app::App, error::chain};
+
+/// How often everything is looked at without a word.
+const TICK: Duration = Duration::from_secs(2);
+
+/// Runs all reconcilers until `stop`.
+pub async fn run(app: Arc<App>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = app.work.notified() => {}
+            _ = tick.tick() => {}
+        }
+        for result in [dispatch::reconcile(&app).await, deadlines::reconcile(&app).await] {
+            if let Err(failure) = result {
+                error!(error = %chain(&failure), "a reconciler failed; it is tried again at the next tick");
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Jobs: runs of work on a machine.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use slipway_protocol::{
+    ids::{InstanceId, JobId, MachineId, SiteId},
+    report::Failure,
+};
+
+use super::{
+    Database, StoreResult, from_json, from_word, micros, parse, schema::jobs, time, to_json, to_word,
+};
+use crate::workflow::state::JobState;
+
+/// A job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// The instance it is for.
+    pub instance: InstanceId,
+    /// Where.
+    pub site: SiteId,
+    /// On which machine, once chosen.
+    pub machine: Option<MachineId>,
+    /// Its state.
+    pub state: JobState,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// When it fails at the latest.
+    pub deadline: DateTime<Utc>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+type Row = (
+    String,
+    String,
+    String,
+    Option<String>,
+    String,
+    Option<String>,
+    i64,
+    i64,
+    Option<i64>,
+);
+
+fn job(row: Row) -> StoreResult<Job> {
+    let (id, instance, site, machine, state, failure, deadline, created_at, finished_at) = row;
+    Ok(Job {
+        id: parse(&id)?,
+        instance: parse(&instance)?,
+        site: parse(&site)?,
+        machine: machine.map(|m| parse(&m)).transpose()?,
+        state: from_word(&state)?,
+        failure: failure.map(|f| from_json(&f)).transpose()?,
+        deadline: time(deadline),
+        created_at: time(created_at),
+        finished_at: finished_at.map(time),
+    })
+}
+
+/// Adds a job.
+///
+/// # Errors
+/// When the database fails.
+pub fn insert(connection: &mut Database, j: &Job) -> StoreResult<()> {
+    use jobs::dsl;
+    let row = (
+        dsl::id.eq(j.id.to_string()),
+        dsl::instance.eq(j.instance.to_string()),
+        dsl::site.eq(j.site.as_str()),
+        dsl::machine.eq(j.machine.map(|m| m.to_string())),
+        dsl::state.eq(to_word(&j.state)?),
+        dsl::deadline.eq(micros(j.deadline)),
+        dsl::created_at.eq(micros(j.created_at)),
+    );
+    diesel::insert_into(dsl::jobs).values(row).execute(connection)?;
+    Ok(())
+}
+
+/// One job.
+///
+/// # Errors
+/// When the database fails.
+pub fn get(connection: &mut Database, id: &str) -> StoreResult<Option<Job>> {
+    jobs::table
+        .find(id)
+        .first::<Row>(connection)
+        .optional()?
+        .map(job)
+        .transpose()
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Of one site.
+    pub site: Option<String>,
+    /// In one state.
+    pub state: Option<JobState>,
+}
+
+/// Up to `limit` jobs whose id comes before `before` (all with an empty one), newest first.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(connection: &mut Database, filter: &Filter, before: &str, limit: i64) -> StoreResult<Vec<Job>> {
+    use jobs::dsl;
+    let mut query = dsl::jobs.order(dsl::id.desc()).limit(limit).into_boxed();
+    if !before.is_empty() {
+        query = query.filter(dsl::id.lt(before.to_owned()));
+    }
+    if let Some(site) = &filter.site {
+        query = query.filter(dsl::site.eq(site.clone()));
+    }
+    if let Some(state) = filter.state {
+        query = query.filter(dsl::state.eq(to_word(&state)?));
+    }
+    query.load::<Row>(connection)?.into_iter().map(job).collect()
+}
+
+/// How many jobs there are in each state.
+///
+/// # Errors
+/// When the database fails.
+pub fn counts(connection: &mut Database) -> StoreResult<Vec<(JobState, i64)>> {
+    use jobs::dsl;
+    JobState::ALL
+        .into_iter()
+        .map(|state| {
+            let count = dsl::jobs
+                .filter(dsl::state.eq(to_word(&state)?))
+                .count()
+                .get_result(connection)?;
+            Ok((state, count))
+        })
+        .collect()
+}
+
+/// Starts a queued job on a machine; `false` if it is not queued any more.
+///
+/// # Errors
+/// When the database fails.
+pub fn start(connection: &mut Database, id: JobId, machine: MachineId) -> StoreResult<bool> {
+    use jobs::dsl;
+    let row = dsl::jobs
+        .find(id.to_string())
+        .filter(dsl::state.eq(to_word(&JobState::Queued)?));
+    let change = (
+        dsl::state.eq(to_word(&JobState::Running)?),
+        dsl::machine.eq(Some(machine.to_string())),
+    );
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Ends a job that is not at its end; `false` if it is.
+///
+/// # Errors
+/// When the database fails.
+pub fn finish(
+    connection: &mut Database,
+    id: JobId,
+    state: JobState,
+    failure: Option<&Failure>,
+    now: DateTime<Utc>,
+) -> StoreResult<bool> {
+    use jobs::dsl;
+    let live = [to_word(&JobState::Queued)?, to_word(&JobState::Running)?];
+    let row = dsl::jobs.find(id.to_string()).filter(dsl::state.eq_any(live));
+    let change = (
+        dsl::state.eq(to_word(&state)?),
+        dsl::failure.eq(failure.map(to_json).transpose()?),
+        dsl::finished_at.eq(Some(micros(now))),
+    );
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Up to 100 live jobs whose deadline is over.
+///
+/// # Errors
+/// When the database fails.
+pub fn overdue(connection: &mut Database, now: DateTime<Utc>) -> StoreResult<Vec<Job>> {
+    use jobs::dsl;
+    let live = [to_word(&JobState::Queued)?, to_word(&JobState::Running)?];
+    let rows = dsl::jobs
+        .filter(dsl::state.eq_any(live))
+        .filter(dsl::deadline.lt(micros(now)))
+        .limit(100)
+        .load::<Row>(connection)?;
+    rows.into_iter().map(job).collect()
+}
