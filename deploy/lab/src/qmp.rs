@@ -64,16 +64,20 @@ impl Monitor {
             .unwrap_or_else(|_| Err(MonitorError("the monitor is silent".to_owned())))
     }
 
+    async fn send(&mut self, command: &str, arguments: Value) -> Result<(), MonitorError> {
+        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        self.writer
+            .write_all(line.as_bytes())
+            .await
+            .map_err(|error| MonitorError(error.to_string()))
+    }
+
     /// Executes one command.
     ///
     /// # Errors
     /// QEMU's own description of what was wrong.
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, MonitorError> {
-        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
-        self.writer
-            .write_all(line.as_bytes())
-            .await
-            .map_err(|error| MonitorError(error.to_string()))?;
+        self.send(command, arguments).await?;
         let answer = self
             .next(|m| m.get("return").is_some() || m.get("error").is_some())
             .await?;
@@ -104,7 +108,17 @@ impl Monitor {
     /// # Errors
     /// QEMU's own description of what was wrong.
     pub async fn reset(&mut self) -> Result<(), MonitorError> {
-        self.execute("system_reset", json!({})).await?;
-        self.next(|message| message["event"] == "RESET").await.map(drop)
+        self.send("system_reset", json!({})).await?;
+        // the event comes before or after the answer
+        let (mut answered, mut happened) = (false, false);
+        while !(answered && happened) {
+            let message = self.next(|_| true).await?;
+            if let Some(error) = message.get("error") {
+                return Err(MonitorError(format!("system_reset: {error}")));
+            }
+            answered |= message.get("return").is_some();
+            happened |= message["event"] == "RESET";
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use slipway_edge::bmc::{BootDevice, PowerAction, PowerState};
 use slipway_lab::commands::bmc_serve::FaultOrder;
 use slipway_lab::commands::down::{Disks, down};
+use slipway_lab::commands::exec::Place;
+use slipway_lab::commands::expose::expose;
 use slipway_lab::commands::up::{Spec, up};
 use slipway_lab::commands::{disk_hash::disk_hash, fault::fault, power, status::status};
 use slipway_lab::state::{CENTRE_ADDRESS, MachineFirmware};
@@ -165,4 +167,36 @@ fn a_cut_wan_is_a_silent_black_hole_and_heals() {
         .expect("timeout");
     server.read_exact(&mut text).expect("the old connection lives on");
     assert_eq!(&text, b"sent during the cut");
+}
+
+#[test]
+fn a_port_inside_is_reachable_from_outside_when_exposed() {
+    let world = World::new(
+        "expose",
+        Spec {
+            disk_gb: 1,
+            ..Spec::default()
+        },
+    );
+    let address = SocketAddr::new(CENTRE_ADDRESS.into(), 9000);
+    let inside = netns::within(&world.id.centre(), || TcpListener::bind(address))
+        .expect("enter")
+        .expect("bind");
+    let outside = TcpListener::bind(("127.0.0.1", 0)).expect("loopback");
+    let port = outside.local_addr().expect("bound");
+    let id = world.id.clone();
+    // lives until the test's process ends, as it does in the program
+    std::thread::spawn(move || expose(&id, &outside, Place::Centre, address));
+    let mut client = TcpStream::connect(port).expect("connect");
+    client.write_all(b"ping").expect("write");
+    let (mut server, _) = inside.accept().expect("accept");
+    let mut text = [0; 4];
+    server.read_exact(&mut text).expect("read");
+    server.write_all(&text).expect("echo");
+    drop(server);
+    let mut answer = String::new();
+    client
+        .read_to_string(&mut answer)
+        .expect("until the end of the stream");
+    assert_eq!(answer, "ping");
 }

@@ -1,11 +1,12 @@
 //! IPMI 2.0 over LAN (RMCP+), written for this product: cipher suites 17 and 3, nothing unauthenticated.
 //!
 //! [`wire`], [`crypto`], [`rakp`] and [`chassis`] are pure and serve both sides (the lab's BMC uses them too);
-//! [`session`] owns the socket. Weaker suites are never offered: 0, 1, 2 and the IPMI 1.5 sessions have no
+//! [`session`] and its link own the socket. Weaker suites are never offered: 0, 1, 2 and the IPMI 1.5 sessions have no
 //! encryption.
 
 pub mod chassis;
 pub mod crypto;
+mod link;
 pub mod rakp;
 pub mod session;
 pub mod wire;
