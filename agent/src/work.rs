@@ -122,6 +122,12 @@ impl Work {
         }
     }
 
+    /// Forgets a running step that was broken off: released again in the same attempt, it runs from its start.
+    pub fn forget(&mut self, id: &StepId) {
+        self.steps
+            .retain(|step| step.id != *id || step.state != StepState::Running);
+    }
+
     fn running(&mut self, id: &StepId) -> Option<&mut StepReport> {
         let running = |step: &&mut StepReport| step.id == *id && step.state == StepState::Running;
         self.steps.iter_mut().find(running)
@@ -291,6 +297,22 @@ mod tests {
         work.take_release(release(1, 5, &[("look", 1)]));
         work.take_order(order(2), 6);
         assert!(!work.may_go_on(job(1), &id("look"), 1), "another job");
+    }
+
+    #[test]
+    fn a_step_broken_off_can_be_released_again() {
+        let mut work = work(&[("look", 1)]);
+        work.take_release(release(1, 5, &[("look", 1)]));
+        assert!(work.next_step().is_none());
+        work.forget(&id("look"));
+        assert_eq!(
+            work.next_step().map(|(step, n)| (step.id.as_str(), n)),
+            Some(("look", 1))
+        );
+        work.begin(id("look"), 1, DateTime::UNIX_EPOCH);
+        work.end(&id("look"), Ok(()), DateTime::UNIX_EPOCH);
+        work.forget(&id("look"));
+        assert!(work.next_step().is_none(), "what is done is not forgotten");
     }
 
     #[test]

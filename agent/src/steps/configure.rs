@@ -8,30 +8,20 @@ use slipway_protocol::{
 use tracing::info;
 
 use super::{Attempt, Machine, Outcome, bound_disk, lasting, passing};
-use crate::disk::{gpt, seed::Seed};
+use crate::{
+    disk::{
+        gpt::{self, Partition},
+        seed::Seed,
+    },
+    env::OpenDisk,
+};
 
 /// The partition an image keeps for first-boot data.
 const PARTITION: &str = "cidata";
 
 pub(super) fn run(machine: &Machine, attempt: &Attempt, guest: &GuestConfig) -> Result<Outcome, Failure> {
     let disk = bound_disk::open(machine, attempt)?;
-    let partitions = gpt::partitions(|offset, bytes| disk.read_at(offset, bytes))
-        .map_err(|e| lasting("no_partition_table", e))?;
-    let target = partitions.iter().find(|p| p.name == PARTITION);
-    let target = target.ok_or_else(|| {
-        let text = "the image has no partition named `cidata` for first-boot data; see docs on guest images";
-        lasting("no_seed_partition", text)
-    })?;
-    if target
-        .offset
-        .checked_add(target.len)
-        .is_none_or(|end| end > disk.size_bytes())
-    {
-        return Err(lasting(
-            "no_seed_partition",
-            "the `cidata` partition ends beyond the disk",
-        ));
-    }
+    let target = seed_partition(&disk)?;
     let nonce = secret(machine, attempt, &guest.phone_home)?;
     let user_data = match &guest.user_data {
         Some(name) => Some(secret(machine, attempt, name)?),
@@ -48,21 +38,11 @@ pub(super) fn run(machine: &Machine, attempt: &Attempt, guest: &GuestConfig) -> 
     let volume = seed
         .volume(target.len)
         .map_err(|e| lasting("bad_guest_config", e))?;
-    let write = || {
-        disk.write_at(target.offset, &volume)?;
-        disk.sync()?;
-        disk.drop_cache();
-        let mut back = vec![0; volume.len()];
-        disk.read_at(target.offset, &mut back)?;
-        Ok::<bool, std::io::Error>(back == volume)
-    };
-    match write() {
+    match write(&disk, target.offset, &volume) {
         Ok(true) => {}
         Ok(false) => {
-            return Err(passing(
-                "disk_verify",
-                "the seed volume does not read back as it was written",
-            ));
+            let text = "the seed volume does not read back as it was written; the disk is likely broken";
+            return Err(passing("disk_verify", text));
         }
         Err(e) => {
             return Err(passing(
@@ -77,6 +57,35 @@ pub(super) fn run(machine: &Machine, attempt: &Attempt, guest: &GuestConfig) -> 
         "first-boot data written"
     );
     Ok(Outcome::Done)
+}
+
+fn seed_partition(disk: &OpenDisk) -> Result<Partition, Failure> {
+    let partitions = gpt::partitions(|offset, bytes| disk.read_at(offset, bytes))
+        .map_err(|e| lasting("no_partition_table", e))?;
+    let target = partitions.into_iter().find(|p| p.name == PARTITION);
+    let target = target.ok_or_else(|| {
+        let text = "the image has no partition named `cidata` for first-boot data; see docs on guest images";
+        lasting("no_seed_partition", text)
+    })?;
+    let ends_on_disk = |end| end <= disk.size_bytes();
+    if target.offset.checked_add(target.len).is_some_and(ends_on_disk) {
+        Ok(target)
+    } else {
+        Err(lasting(
+            "no_seed_partition",
+            "the `cidata` partition ends beyond the disk",
+        ))
+    }
+}
+
+/// Writes a volume and answers whether it reads back the same.
+fn write(disk: &OpenDisk, offset: u64, volume: &[u8]) -> std::io::Result<bool> {
+    disk.write_at(offset, volume)?;
+    disk.sync()?;
+    disk.drop_cache();
+    let mut back = vec![0; volume.len()];
+    disk.read_at(offset, &mut back)?;
+    Ok(back == volume)
 }
 
 fn secret(machine: &Machine, attempt: &Attempt, name: &str) -> Result<Secret, Failure> {

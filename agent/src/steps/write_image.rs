@@ -45,6 +45,7 @@ pub(super) fn run(machine: &Machine, attempt: &Attempt, image: ImageId) -> Resul
         manifest: &manifest,
         disk: &disk,
         attempt,
+        total_bytes: total_bytes(&manifest),
     };
     info!(%image, bytes = manifest.size_bytes, "writing the image");
     job.write(&machine.edge)?;
@@ -93,21 +94,22 @@ struct Job<'a> {
     manifest: &'a Manifest,
     disk: &'a OpenDisk,
     attempt: &'a Attempt,
+    total_bytes: u64,
+}
+
+/// Bytes to write and to read back.
+fn total_bytes(manifest: &Manifest) -> u64 {
+    let data = |(index, chunk): (usize, &Chunk)| match chunk {
+        Chunk::Zero => 0,
+        Chunk::Data { .. } => manifest.chunk_len(index),
+    };
+    let back: u64 = manifest.chunks.iter().enumerate().map(data).sum();
+    manifest.size_bytes + back
 }
 
 impl Job<'_> {
-    /// Bytes to write and to read back.
-    fn total_bytes(&self) -> u64 {
-        let data = |(index, chunk): (usize, &Chunk)| match chunk {
-            Chunk::Zero => 0,
-            Chunk::Data { .. } => self.manifest.chunk_len(index),
-        };
-        let back: u64 = self.manifest.chunks.iter().enumerate().map(data).sum();
-        self.manifest.size_bytes + back
-    }
-
     fn say(&self, done_bytes: u64) {
-        let total_bytes = self.total_bytes();
+        let total_bytes = self.total_bytes;
         (self.attempt.progress)(Progress {
             done_bytes,
             total_bytes,
