@@ -6,6 +6,8 @@ use std::{
     io,
     os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -42,9 +44,43 @@ pub trait Env: Send + Sync {
     fn reboot(&self) -> io::Result<()>;
 }
 
+/// How long disks may take to appear after their drivers were loaded: in all, while there are none, and for the list to
+/// count as complete when it did not change.
+const DISKS_LIMIT: Duration = Duration::from_secs(30);
+const NO_DISKS_LIMIT: Duration = Duration::from_secs(10);
+const DISKS_QUIET: Duration = Duration::from_millis(500);
+
 /// This machine.
 #[derive(Debug, Default)]
-pub struct Hardware;
+pub struct Hardware {
+    settled: OnceLock<()>,
+}
+
+impl Hardware {
+    /// Waits, once in a boot, until no more disks appear: a rule that fits one disk of two, because the other was slow,
+    /// would choose the wrong one.
+    fn settle(&self) {
+        self.settled.get_or_init(|| {
+            let begun = Instant::now();
+            let (mut seen, mut since) = (Vec::new(), begun);
+            while begun.elapsed() < DISKS_LIMIT {
+                let now = inventory::disks(Path::new("/"));
+                if now != seen {
+                    (seen, since) = (now, Instant::now());
+                }
+                let quiet = if seen.is_empty() {
+                    NO_DISKS_LIMIT
+                } else {
+                    DISKS_QUIET
+                };
+                if since.elapsed() >= quiet {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+    }
+}
 
 impl Env for Hardware {
     fn inventory(&self) -> Inventory {
@@ -52,6 +88,7 @@ impl Env for Hardware {
     }
 
     fn disks(&self) -> Vec<FoundDisk> {
+        self.settle();
         inventory::disks(Path::new("/"))
     }
 

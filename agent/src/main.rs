@@ -60,11 +60,15 @@ fn live() -> anyhow::Result<()> {
     let config = read_config(&PathBuf::from(BOOT_CONFIG_PATH))?;
     // Nobody else needs the token, and the agent has read it.
     fs::remove_file(BOOT_CONFIG_PATH).context("cannot remove the boot configuration")?;
-    floor_clock(&Hardware, config.edge_time_s);
+    floor_clock(&Hardware::default(), config.edge_time_s);
     block_on(async {
         net::set_up(&config).await?;
         info!(address = %config.address, mac = %config.mac, "network is up");
-        run::run(machine(config, Box::new(Hardware))?, CancellationToken::new()).await
+        run::run(
+            machine(config, Box::new(Hardware::default()))?,
+            CancellationToken::new(),
+        )
+        .await
     })
 }
 

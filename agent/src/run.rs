@@ -169,7 +169,8 @@ impl Agent {
             inventory: inventory.unwrap_or_default(),
         };
         if self.link.hello(&hello, self.now()) {
-            info!(boot = %self.work.boot, "said hello to the edge");
+            let (disks, ports) = (hello.inventory.disks.len(), hello.inventory.nics.len());
+            info!(boot = %self.work.boot, disks, ports, "said hello to the edge");
         }
         self.report();
     }

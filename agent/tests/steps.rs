@@ -1,7 +1,5 @@
 //! Each step against real sockets and real files, and against each thing that can be wrong.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
 mod common;
 
 use common::{JOB, MACHINE, MIB, World, attempt, digest, run_tool, site, stamp};
