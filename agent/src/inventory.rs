@@ -113,7 +113,7 @@ pub fn disks(root: &Path) -> Vec<FoundDisk> {
         };
         let disk = Disk {
             serial: serial(&dir),
-            wwn: text(&dir.join("wwid")).or_else(|| text(&dir.join("device/wwid"))),
+            wwn: wwn(&dir),
             model: text(&dir.join("device/model")),
             size_bytes,
             kind,
@@ -125,6 +125,14 @@ pub fn disks(root: &Path) -> Vec<FoundDisk> {
         });
     }
     found
+}
+
+/// The world-wide name. What begins with `t10.` is only vendor, model and serial again, padded.
+fn wwn(dir: &Path) -> Option<String> {
+    let mut names = ["wwid", "device/wwid"]
+        .iter()
+        .filter_map(|file| text(&dir.join(file)));
+    names.find(|name| !name.starts_with("t10."))
 }
 
 fn serial(dir: &Path) -> Option<String> {
@@ -238,6 +246,10 @@ mod tests {
                 ("sys/block/sdd/size", "0\n"),
                 ("sys/block/vda/size", "2048\n"),
                 ("sys/block/vda/serial", "V1"),
+                (
+                    "sys/block/vda/device/wwid",
+                    "t10.ATA     QEMU HARDDISK         V1",
+                ),
                 ("sys/block/vda/queue/rotational", "1\n"),
                 ("sys/block/sda/size", "4096\n"),
                 ("sys/block/sda/device/model", "ST4000NM  \n"),
@@ -276,6 +288,7 @@ mod tests {
                 ("nvme10n1", DiskKind::Nvme, Some("it is read-only")),
             ]
         );
+        assert_eq!(disks[1].disk.wwn, None, "no world-wide name");
         assert_eq!(disks[0].disk.serial.as_deref(), Some("ZC1"));
         assert_eq!(disks[0].disk.identity(), Some("naa.5000c500a1b2c3d4"));
         assert_eq!(disks[0].disk.model.as_deref(), Some("ST4000NM"));
