@@ -256,7 +256,6 @@ mod tests {
                 ("sys/block/sda/device/vpd_pg80", "\0\u{1}\0\u{4}ZC1 "),
                 ("sys/block/sda/device/wwid", "naa.5000c500a1b2c3d4\n"),
                 ("sys/block/sda/queue/rotational", "1\n"),
-                ("sys/block/sda/sda1/size", "9"),
                 ("sys/block/nvme10n1/size", "10\n"),
                 ("sys/block/nvme10n1/ro", "1\n"),
                 ("sys/block/nvme2n1/size", "10\n"),
