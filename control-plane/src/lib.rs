@@ -3,15 +3,19 @@
 //! Flow is one way: `api` -> `domain` -> `store`; `scheduler` -> `domain` -> `store`; `gateway` sends what the store holds.
 //! Invariants: only `store` names Diesel; no MQTT or HTTP call stands inside a transaction; every hop may be repeated.
 
+pub mod api;
 pub mod app;
 pub mod auth;
 pub mod chunks;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod gateway;
 pub mod metrics;
 pub mod pki;
+pub mod router;
 pub mod scheduler;
+pub mod serve;
 pub mod store;
 pub mod vault;
 pub mod workflow;

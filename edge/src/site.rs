@@ -13,7 +13,8 @@ use chrono::Utc;
 use metrics_exporter_prometheus::PrometheusHandle;
 use slipway_bus::{Client, Options, broker, tls};
 use slipway_protocol::{
-    keys::VerifyingKey,
+    keys::{Stamp, VerifyingKey},
+    report::Presence,
     site::{SiteConfig, chunk_key_context},
     topic::{self, Topic},
 };
@@ -43,6 +44,8 @@ use crate::{
     watch,
 };
 
+/// How long the last will is good: as long as one process may run.
+const WILL_VALIDITY: chrono::TimeDelta = chrono::TimeDelta::days(3650);
 /// Boot programs handed out by TFTP and HTTP.
 const BOOT_PROGRAMS: [&str; 3] = ["undionly.kpxe", "snponly.efi", "ipxe.efi"];
 
@@ -290,6 +293,16 @@ fn connect_central(
     identity: &Identity,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Client, mpsc::Receiver<slipway_bus::Event>)> {
+    let topic = Topic::Presence(identity.site.clone());
+    let now = Utc::now();
+    let stamp = Stamp {
+        revision: now.timestamp_millis().cast_unsigned(),
+        issued_at: now,
+        expires_at: now + WILL_VALIDITY,
+    };
+    let will = identity
+        .signer()?
+        .seal(&topic, stamp, &Presence { online: false });
     let options = Options {
         client_id: identity.site.to_string(),
         host: identity.broker_host.clone(),
@@ -297,10 +310,7 @@ fn connect_central(
         tls: Some(tls::client_config(&identity.ca, Some(&identity.uplink_tls()))?),
         credentials: None,
         subscriptions: vec![topic::site_commands(&identity.site)],
-        will: Some((
-            Topic::Presence(identity.site.clone()).to_string(),
-            b"{\"online\":false}".to_vec(),
-        )),
+        will: Some((topic.to_string(), will)),
     };
     Ok(Client::start(options, stop.clone()))
 }

@@ -256,6 +256,13 @@ pub struct MachineSeen {
     pub inventory: Option<Inventory>,
 }
 
+/// Whether an edge is connected (`evt/presence`); the will a broker publishes for it is signed in advance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// `false` in the will.
+    pub online: bool,
+}
+
 /// A piece of a log (`evt/log/{machine}`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChunk {

@@ -1,0 +1,175 @@
+//! `/api/v1/images` and `/api/v1/chunks`
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body as HttpBody,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
+use slipway_protocol::{
+    ids::{Digest, SiteId},
+    site::chunk_proof,
+};
+use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{List, Page, parse};
+use crate::{
+    app::App,
+    chunks::ChunkError,
+    domain,
+    error::ApiError,
+    store::images::{self, Image},
+};
+
+/// An image.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ImageView {
+    /// Its id: the digest of its content.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Raw size in bytes.
+    pub size_bytes: u64,
+    /// Bytes stored and sent.
+    pub stored_bytes: u64,
+    /// Chunks, zero ones included.
+    pub chunks: usize,
+    /// When it was added.
+    pub created_at: DateTime<Utc>,
+}
+
+fn view(image: Image) -> ImageView {
+    ImageView {
+        id: image.id.to_string(),
+        name: image.name,
+        size_bytes: image.manifest.size_bytes,
+        stored_bytes: image.manifest.stored_bytes(),
+        chunks: image.manifest.chunks.len(),
+        created_at: image.created_at,
+    }
+}
+
+/// What an upload is called.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct UploadName {
+    /// The image's name: a-z, 0-9 and '-'
+    pub name: String,
+}
+
+/// Uploads a raw disk image, or one compressed by zstd.
+#[utoipa::path(post, path = "/api/v1/images", tag = "images", params(UploadName),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, body = ImageView), (status = 400), (status = 409)))]
+pub async fn upload(
+    State(app): State<Arc<App>>,
+    Query(UploadName { name }): Query<UploadName>,
+    body: HttpBody,
+) -> Result<impl IntoResponse, ApiError> {
+    parse::<SiteId>("name", &name)?;
+    let stream = body.into_data_stream().map_err(std::io::Error::other);
+    let reader = SyncIoBridge::new(Box::pin(StreamReader::new(stream)));
+    let chunks = app.chunks.clone();
+    let stored = tokio::task::spawn_blocking(move || chunks.store(reader)).await;
+    let manifest = stored
+        .map_err(|e| ApiError::Internal(e.into()))?
+        .map_err(|e| match e {
+            ChunkError::Empty => ApiError::Bad("image_empty", e.to_string()),
+            ChunkError::Io(source) => ApiError::Internal(source.into()),
+        })?;
+    let image = Image {
+        id: manifest.id(),
+        name,
+        manifest,
+        created_at: (app.now)(),
+    };
+    let kept = image.clone();
+    app.store.transaction(move |db| images::insert(db, &kept)).await?;
+    Ok((StatusCode::CREATED, Json(view(image))))
+}
+
+/// Lists images by name.
+#[utoipa::path(get, path = "/api/v1/images", tag = "images", params(Page), responses((status = 200, body = List<ImageView>)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(page): Query<Page>,
+) -> Result<Json<List<ImageView>>, ApiError> {
+    let (limit, cursor) = (page.limit(), page.cursor());
+    let rows = app
+        .store
+        .transaction(move |db| images::list(db, &cursor, limit))
+        .await?;
+    let items = rows.into_iter().map(view).collect();
+    Ok(Json(List::page(items, limit, |image: &ImageView| {
+        image.name.clone()
+    })))
+}
+
+/// Shows an image, by id or name.
+#[utoipa::path(get, path = "/api/v1/images/{image}", tag = "images", params(("image" = String, Path)),
+    responses((status = 200, body = ImageView), (status = 404)))]
+pub async fn get(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<Json<ImageView>, ApiError> {
+    let found = app
+        .store
+        .transaction(move |db| images::get(db, &key)?.ok_or_else(|| ApiError::NotFound("image", key)));
+    Ok(Json(view(found.await?)))
+}
+
+/// Removes an image nobody uses.
+#[utoipa::path(delete, path = "/api/v1/images/{image}", tag = "images", params(("image" = String, Path)),
+    responses((status = 204), (status = 404), (status = 409)))]
+pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<StatusCode, ApiError> {
+    app.store
+        .transaction(move |db| {
+            let image = images::get(db, &key)?.ok_or_else(|| ApiError::NotFound("image", key.clone()))?;
+            if crate::store::instances::uses_image(db, image.id)? {
+                return Err(ApiError::Conflict(
+                    "image_in_use",
+                    format!("image `{key}` is used by an instance"),
+                ));
+            }
+            images::delete(db, image.id)?;
+            Ok(())
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Gives an edge a compressed chunk; it proves itself by its site's chunk key.
+#[utoipa::path(get, path = "/api/v1/chunks/{digest}", tag = "images", params(("digest" = String, Path)),
+    responses((status = 200, description = "zstd-compressed bytes"), (status = 401), (status = 404)))]
+pub async fn chunk(
+    State(app): State<Arc<App>>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .ok_or(ApiError::Unauthorized)?;
+    let site = given
+        .strip_prefix("Slipway-Edge ")
+        .and_then(|rest| rest.split_once(':'));
+    let site: SiteId = site
+        .and_then(|(site, _)| site.parse().ok())
+        .ok_or(ApiError::Unauthorized)?;
+    let key = domain::sites::chunk_key(&app, site.as_str())
+        .await?
+        .ok_or(ApiError::Unauthorized)?;
+    let expected = chunk_proof(&site, &key, &format!("/api/v1/chunks/{digest}"));
+    if Digest::of(expected.as_bytes()) != Digest::of(given.as_bytes()) {
+        return Err(ApiError::Unauthorized);
+    }
+    let missing = || ApiError::NotFound("chunk", digest.clone());
+    let path = app.chunks.path(parse("digest", &digest)?);
+    let file = tokio::fs::File::open(path).await.map_err(|_| missing())?;
+    let len = file.metadata().await.map_err(|_| missing())?.len();
+    let body = HttpBody::from_stream(ReaderStream::with_capacity(file, 256 * 1024));
+    Ok(([(header::CONTENT_LENGTH, len.to_string())], body).into_response())
+}

@@ -1,0 +1,265 @@
+//! `/api/v1/instances`
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use slipway_protocol::{ids::Digest, inventory::DiskRule, seal::Secret};
+use utoipa::ToSchema;
+
+use super::{Body, List, Page, jobs::JobView, parse};
+use crate::{
+    app::App,
+    domain::{self, instances::NewInstance},
+    error::ApiError,
+    store::{
+        Database, StoreResult,
+        idempotency::{self, Given},
+        images,
+        instances::{self, Instance},
+        jobs, machines,
+    },
+    workflow::state::InstanceState,
+};
+
+/// An instance to be made.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewInstanceBody {
+    /// Host name.
+    pub name: String,
+    /// Where.
+    pub site: String,
+    /// Image by id or name.
+    pub image: String,
+    /// A machine by id or name; any free one otherwise.
+    pub machine: Option<String>,
+    /// Which disk; it must fit exactly one. A kernel name such as sda cannot be given.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub disk: DiskRule,
+    /// The user to make.
+    #[serde(default = "default_user")]
+    pub user: String,
+    /// Public SSH keys for that user.
+    #[serde(default)]
+    pub ssh_keys: Vec<String>,
+    /// cloud-init user-data.
+    pub user_data: Option<String>,
+}
+
+fn default_user() -> String {
+    "debian".to_owned()
+}
+
+/// The machine an instance is on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MachineRef {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+}
+
+/// The image of an instance.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ImageRef {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+/// An instance.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct InstanceView {
+    /// Its id.
+    pub id: String,
+    /// Host name.
+    pub name: String,
+    /// Where.
+    pub site: String,
+    /// On which machine.
+    pub machine: Option<MachineRef>,
+    /// Its image.
+    pub image: ImageRef,
+    /// Its state.
+    pub state: InstanceState,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Its last job.
+    pub job: String,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+}
+
+fn view(db: &mut Database, instance: Instance) -> StoreResult<InstanceView> {
+    let machine = match instance.machine {
+        Some(id) => machines::get(db, &id.to_string())?,
+        None => None,
+    };
+    let machine = machine.map(|m| MachineRef {
+        id: m.id.to_string(),
+        name: m.name,
+        address: m.address.to_string(),
+    });
+    let image = instance.image.to_string();
+    let image_name = images::get(db, &image)?.map(|image| image.name);
+    let failure = jobs::get(db, &instance.job.to_string())?.and_then(|job| job.failure);
+    Ok(InstanceView {
+        id: instance.id.to_string(),
+        name: instance.name,
+        site: instance.site.to_string(),
+        machine,
+        image: ImageRef {
+            id: image,
+            name: image_name,
+        },
+        state: instance.state,
+        reason: failure.map(|f| format!("{}: {}", f.code, f.message)),
+        job: instance.job.to_string(),
+        created_at: instance.created_at,
+    })
+}
+
+/// An instance and the job that works on it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Accepted {
+    /// The instance.
+    pub instance: InstanceView,
+    /// The job.
+    pub job: JobView,
+}
+
+async fn accepted(app: &App, (instance, job): (Instance, jobs::Job)) -> Result<Accepted, ApiError> {
+    let instance = app.store.transaction(move |db| view(db, instance)).await?;
+    Ok(Accepted {
+        instance,
+        job: super::jobs::view((job, None)),
+    })
+}
+
+fn answer(accepted: &Accepted) -> Response {
+    let location = format!("/api/v1/jobs/{}", accepted.job.id);
+    (
+        StatusCode::ACCEPTED,
+        [(header::LOCATION, location)],
+        Json(accepted),
+    )
+        .into_response()
+}
+
+/// Asks for an instance; a job does the work.
+#[utoipa::path(post, path = "/api/v1/instances", tag = "instances", request_body = NewInstanceBody,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = Accepted), (status = 400), (status = 404), (status = 409)))]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Body(new): Body<NewInstanceBody>,
+) -> Result<Response, ApiError> {
+    let key = headers
+        .get("idempotency-key")
+        .and_then(|v| v.to_str().ok())
+        .map(str::to_owned);
+    let request = serde_json::to_vec(&new).map_err(|e| ApiError::Internal(e.into()))?;
+    let request = Digest::of(&request).to_string();
+    if let Some(given) = given_before(&app, key.as_deref(), &request).await? {
+        return Ok(given);
+    }
+    let new = NewInstance {
+        name: new.name,
+        site: parse("name", &new.site)?,
+        machine: new.machine,
+        image: new.image,
+        disk: new.disk,
+        user: new.user,
+        ssh_keys: new.ssh_keys,
+        user_data: new.user_data.map(Secret::new),
+    };
+    let accepted = accepted(&app, domain::instances::create(&app, new).await?).await?;
+    if let Some(key) = key {
+        let body = serde_json::to_string(&accepted).map_err(|e| ApiError::Internal(e.into()))?;
+        let (given, now) = (
+            Given {
+                request,
+                status: 202,
+                body,
+            },
+            (app.now)(),
+        );
+        app.store
+            .transaction(move |db| idempotency::put(db, &key, &given, now))
+            .await?;
+    }
+    Ok(answer(&accepted))
+}
+
+/// The answer that was given to the same request under the same key.
+async fn given_before(app: &App, key: Option<&str>, request: &str) -> Result<Option<Response>, ApiError> {
+    let Some(key) = key.map(str::to_owned) else {
+        return Ok(None);
+    };
+    let now = (app.now)();
+    let Some(given) = app
+        .store
+        .transaction(move |db| idempotency::get(db, &key, now))
+        .await?
+    else {
+        return Ok(None);
+    };
+    if given.request != request {
+        let detail = "this Idempotency-Key was used for another request".to_owned();
+        return Err(ApiError::Conflict("idempotency_key", detail));
+    }
+    let status = StatusCode::from_u16(given.status).unwrap_or(StatusCode::ACCEPTED);
+    Ok(Some(
+        (status, [(header::CONTENT_TYPE, "application/json")], given.body).into_response(),
+    ))
+}
+
+/// Lists instances, oldest first.
+#[utoipa::path(get, path = "/api/v1/instances", tag = "instances", params(Page),
+    responses((status = 200, body = List<InstanceView>)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(page): Query<Page>,
+) -> Result<Json<List<InstanceView>>, ApiError> {
+    let (limit, cursor) = (page.limit(), page.cursor());
+    let items = app.store.transaction(move |db| {
+        let rows = instances::list(db, &cursor, limit)?;
+        rows.into_iter()
+            .map(|instance| view(db, instance))
+            .collect::<StoreResult<Vec<_>>>()
+    });
+    Ok(Json(List::page(items.await?, limit, |i: &InstanceView| {
+        i.id.clone()
+    })))
+}
+
+/// Shows an instance, by id or name.
+#[utoipa::path(get, path = "/api/v1/instances/{instance}", tag = "instances", params(("instance" = String, Path)),
+    responses((status = 200, body = InstanceView), (status = 404)))]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+) -> Result<Json<InstanceView>, ApiError> {
+    let instance = domain::instances::get(&app, key).await?;
+    Ok(Json(app.store.transaction(move |db| view(db, instance)).await?))
+}
+
+/// Gives an instance back: its machine is switched off and becomes free. Its disk is not erased yet.
+#[utoipa::path(delete, path = "/api/v1/instances/{instance}", tag = "instances", params(("instance" = String, Path)),
+    responses((status = 202, body = Accepted), (status = 404), (status = 409)))]
+pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<Response, ApiError> {
+    let released = domain::instances::release(&app, key).await?;
+    Ok(answer(&accepted(&app, released).await?))
+}

@@ -1,0 +1,169 @@
+//! `/api/v1/jobs`
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::IntoResponse,
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use slipway_protocol::{
+    inventory::Disk,
+    report::{Failure, Outcome, StepReport, TimelineEvent},
+};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{List, Page};
+use crate::{
+    app::App,
+    domain::{self, jobs::Followed},
+    error::ApiError,
+    store::jobs::{self, Filter, Job},
+    workflow::state::JobState,
+};
+
+/// A job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobView {
+    /// Its id.
+    pub id: String,
+    /// The instance it is for.
+    pub instance: String,
+    /// Where.
+    pub site: String,
+    /// On which machine.
+    pub machine: Option<String>,
+    /// Its state.
+    pub state: JobState,
+    /// Why it failed.
+    #[schema(value_type = Option<Object>)]
+    pub failure: Option<Failure>,
+    /// When it fails at the latest.
+    pub deadline: DateTime<Utc>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Revision of its last report; 0 before the first.
+    pub revision: u64,
+    /// How its report says it stands.
+    #[schema(value_type = Option<Object>)]
+    pub outcome: Option<Outcome>,
+    /// The disk that was chosen.
+    #[schema(value_type = Option<Object>)]
+    pub disk: Option<Disk>,
+    /// Every step.
+    #[schema(value_type = Vec<Object>)]
+    pub steps: Vec<StepReport>,
+    /// What was seen of the machine, oldest first.
+    #[schema(value_type = Vec<Object>)]
+    pub events: Vec<TimelineEvent>,
+}
+
+/// A job's view, with its last report.
+pub(super) fn view((job, report): Followed) -> JobView {
+    let Job {
+        id,
+        instance,
+        site,
+        machine,
+        state,
+        failure,
+        deadline,
+        created_at,
+        finished_at,
+    } = job;
+    let (revision, report) = report.map_or((0, None), |(revision, report)| (revision, Some(report)));
+    let (outcome, disk, steps, events) = match report {
+        Some(report) => (Some(report.outcome), report.disk, report.steps, report.events),
+        None => (None, None, Vec::new(), Vec::new()),
+    };
+    JobView {
+        id: id.to_string(),
+        instance: instance.to_string(),
+        site: site.to_string(),
+        machine: machine.map(|m| m.to_string()),
+        state,
+        failure,
+        deadline,
+        created_at,
+        finished_at,
+        revision,
+        outcome,
+        disk,
+        steps,
+        events,
+    }
+}
+
+/// Which jobs.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct JobFilter {
+    /// Of one site
+    pub site: Option<String>,
+    /// In one state
+    pub state: Option<JobState>,
+}
+
+/// Lists jobs, newest first, without their steps.
+#[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", params(Page, JobFilter),
+    responses((status = 200, body = List<JobView>)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(page): Query<Page>,
+    Query(filter): Query<JobFilter>,
+) -> Result<Json<List<JobView>>, ApiError> {
+    let (limit, cursor) = (page.limit(), page.cursor());
+    let filter = Filter {
+        site: filter.site,
+        state: filter.state,
+    };
+    let rows = app
+        .store
+        .transaction(move |db| jobs::list(db, &filter, &cursor, limit))
+        .await?;
+    let items = rows.into_iter().map(|job| view((job, None))).collect();
+    Ok(Json(List::page(items, limit, |job: &JobView| job.id.clone())))
+}
+
+/// Waiting for news.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct Wait {
+    /// Answer once the report is newer than this
+    pub after_revision: Option<u64>,
+    /// Wait at most so many seconds, up to 60
+    pub wait_s: u64,
+}
+
+/// Shows a job with its steps; waits for news if asked to.
+#[utoipa::path(get, path = "/api/v1/jobs/{job}", tag = "jobs", params(("job" = String, Path), Wait),
+    responses((status = 200, body = JobView), (status = 404)))]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Result<Json<JobView>, ApiError> {
+    let found = match wait.after_revision {
+        Some(after) => {
+            domain::jobs::follow(&app, id, after, Duration::from_secs(wait.wait_s.min(60))).await?
+        }
+        None => domain::jobs::get(&app, id).await?,
+    };
+    Ok(Json(view(found)))
+}
+
+/// Calls a job off; its machine is left alone from then on.
+#[utoipa::path(post, path = "/api/v1/jobs/{job}/cancel", tag = "jobs", params(("job" = String, Path)),
+    responses((status = 202, body = JobView), (status = 404), (status = 409)))]
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<impl IntoResponse, ApiError> {
+    let job = domain::jobs::cancel(&app, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(view((job, None)))))
+}

@@ -1,0 +1,303 @@
+//! `/api/v1/machines` and `/api/v1/discovered`
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::IntoResponse,
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use slipway_protocol::{
+    ids::MacAddr,
+    inventory::{FirmwareKind, Inventory},
+    order::BmcDriver,
+    seal::Secret,
+};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Body, List, Page, parse};
+use crate::{
+    app::App,
+    domain::{self, machines::NewMachine},
+    error::ApiError,
+    store::{
+        discovered, history,
+        machines::{self, BmcDetails, Machine},
+        orders, reports,
+    },
+    workflow::state::MachineState,
+};
+
+/// A BMC with its password; the password is never given back.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBmc {
+    /// `ipmi`.
+    #[schema(value_type = String)]
+    pub driver: BmcDriver,
+    /// Where the edge reaches it, as in `192.0.2.101:623`.
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+/// A machine to be added.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMachineBody {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub site: String,
+    /// The ports it may boot from.
+    #[schema(value_type = Vec<String>)]
+    pub macs: Vec<MacAddr>,
+    /// `bios` or `uefi`.
+    #[schema(value_type = String)]
+    pub firmware: FirmwareKind,
+    /// The address it is given; chosen if left out.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
+    /// Its BMC.
+    pub bmc: Option<NewBmc>,
+    /// For operators.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A machine.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MachineView {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub site: String,
+    /// Its state.
+    pub state: MachineState,
+    /// The address it is given.
+    pub address: String,
+    /// Its ports.
+    #[schema(value_type = Vec<String>)]
+    pub macs: Vec<MacAddr>,
+    /// How it boots.
+    #[schema(value_type = String)]
+    pub firmware: FirmwareKind,
+    /// Its BMC, without the password.
+    #[schema(value_type = Option<Object>)]
+    pub bmc: Option<BmcDetails>,
+    /// For operators.
+    pub labels: BTreeMap<String, String>,
+    /// The hardware an agent found.
+    #[schema(value_type = Option<Object>)]
+    pub inventory: Option<Inventory>,
+    /// The job that works on it.
+    pub live_job: Option<String>,
+    /// Grows with each change by an operator.
+    pub version: u64,
+    /// When it was added.
+    pub created_at: DateTime<Utc>,
+}
+
+fn view(m: Machine) -> MachineView {
+    MachineView {
+        id: m.id.to_string(),
+        name: m.name,
+        site: m.site.to_string(),
+        state: m.state,
+        address: m.address.to_string(),
+        macs: m.details.macs,
+        firmware: m.details.firmware,
+        bmc: m.details.bmc,
+        labels: m.details.labels,
+        inventory: m.details.inventory,
+        live_job: m.live_job.map(|job| job.to_string()),
+        version: m.version,
+        created_at: m.created_at,
+    }
+}
+
+/// Adds a machine; it is free at once.
+#[utoipa::path(post, path = "/api/v1/machines", tag = "machines", request_body = NewMachineBody,
+    responses((status = 201, body = MachineView), (status = 400), (status = 404), (status = 409)))]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Body(new): Body<NewMachineBody>,
+) -> Result<impl IntoResponse, ApiError> {
+    parse::<slipway_protocol::ids::SiteId>("name", &new.name)?;
+    let bmc = new.bmc.map(|bmc| {
+        let details = BmcDetails {
+            driver: bmc.driver,
+            address: bmc.address,
+            username: bmc.username,
+        };
+        (details, Secret::new(bmc.password))
+    });
+    let new = NewMachine {
+        name: new.name,
+        site: parse("name", &new.site)?,
+        macs: new.macs,
+        firmware: new.firmware,
+        address: new.address,
+        bmc,
+        labels: new.labels,
+    };
+    let machine = domain::machines::create(&app, new).await?;
+    Ok((StatusCode::CREATED, Json(view(machine))))
+}
+
+/// Which machines.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct MachineFilter {
+    /// Of one site
+    pub site: Option<String>,
+}
+
+/// Lists machines by name.
+#[utoipa::path(get, path = "/api/v1/machines", tag = "machines", params(Page, MachineFilter),
+    responses((status = 200, body = List<MachineView>)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(page): Query<Page>,
+    Query(filter): Query<MachineFilter>,
+) -> Result<Json<List<MachineView>>, ApiError> {
+    let (limit, cursor) = (page.limit(), page.cursor());
+    let rows = app
+        .store
+        .transaction(move |db| machines::list(db, filter.site.as_deref(), &cursor, limit))
+        .await?;
+    let items = rows.into_iter().map(view).collect();
+    Ok(Json(List::page(items, limit, |m: &MachineView| m.name.clone())))
+}
+
+/// Shows a machine, by id or name.
+#[utoipa::path(get, path = "/api/v1/machines/{machine}", tag = "machines", params(("machine" = String, Path)),
+    responses((status = 200, body = MachineView), (status = 404)))]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+) -> Result<Json<MachineView>, ApiError> {
+    Ok(Json(view(domain::machines::get(&app, key).await?)))
+}
+
+/// Removes a machine that is free.
+#[utoipa::path(delete, path = "/api/v1/machines/{machine}", tag = "machines", params(("machine" = String, Path)),
+    responses((status = 204), (status = 404), (status = 409)))]
+pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<StatusCode, ApiError> {
+    domain::machines::delete(&app, key).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Shows the machine's order as it is in force, secrets sealed.
+#[utoipa::path(get, path = "/api/v1/machines/{machine}/order", tag = "machines", params(("machine" = String, Path)),
+    responses((status = 200, body = Object), (status = 404)))]
+pub async fn order(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+) -> Result<impl IntoResponse, ApiError> {
+    let machine = domain::machines::get(&app, key).await?;
+    let name = machine.name.clone();
+    let row = app
+        .store
+        .transaction(move |db| orders::get(db, machine.id))
+        .await?;
+    let row = row.ok_or_else(|| ApiError::NotFound("order of machine", name))?;
+    Ok(Json(
+        serde_json::json!({ "revision": row.revision, "order": row.order }),
+    ))
+}
+
+/// Shows the machine's last report.
+#[utoipa::path(get, path = "/api/v1/machines/{machine}/report", tag = "machines", params(("machine" = String, Path)),
+    responses((status = 200, body = Object), (status = 404)))]
+pub async fn report(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+) -> Result<impl IntoResponse, ApiError> {
+    let machine = domain::machines::get(&app, key).await?;
+    let name = machine.name.clone();
+    let row = app
+        .store
+        .transaction(move |db| reports::of_machine(db, machine.id))
+        .await?;
+    let (revision, report) = row.ok_or_else(|| ApiError::NotFound("report of machine", name))?;
+    Ok(Json(
+        serde_json::json!({ "revision": revision, "report": report }),
+    ))
+}
+
+/// A line of history.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HistoryView {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What happened.
+    pub what: String,
+    /// The rest.
+    pub detail: String,
+}
+
+/// Shows what happened to a machine, oldest first.
+#[utoipa::path(get, path = "/api/v1/machines/{machine}/history", tag = "machines", params(("machine" = String, Path)),
+    responses((status = 200, body = List<HistoryView>), (status = 404)))]
+pub async fn history(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+) -> Result<Json<List<HistoryView>>, ApiError> {
+    let machine = domain::machines::get(&app, key).await?;
+    let rows = app
+        .store
+        .transaction(move |db| history::of(db, &format!("machine/{}", machine.id)))
+        .await?;
+    let items = rows
+        .into_iter()
+        .map(|(at, what, detail)| HistoryView { at, what, detail })
+        .collect();
+    Ok(Json(List { items, next: None }))
+}
+
+/// A machine nobody has enrolled.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DiscoveredView {
+    /// Where it was seen.
+    pub site: String,
+    /// Its port.
+    #[schema(value_type = String)]
+    pub mac: MacAddr,
+    /// When last.
+    pub at: DateTime<Utc>,
+    /// The address it has.
+    pub address: String,
+    /// Its hardware, once an agent looked.
+    #[schema(value_type = Option<Object>)]
+    pub inventory: Option<Inventory>,
+}
+
+/// Lists machines that were seen booting and that nobody has enrolled.
+#[utoipa::path(get, path = "/api/v1/discovered", tag = "machines", responses((status = 200, body = List<DiscoveredView>)))]
+pub async fn discovered(State(app): State<Arc<App>>) -> Result<Json<List<DiscoveredView>>, ApiError> {
+    let rows = app.store.transaction(|db| discovered::list(db)).await?;
+    let items = rows.into_iter().map(|(site, mac, seen)| DiscoveredView {
+        site: site.to_string(),
+        mac,
+        at: seen.at,
+        address: seen.address.to_string(),
+        inventory: seen.inventory,
+    });
+    Ok(Json(List {
+        items: items.collect(),
+        next: None,
+    }))
+}

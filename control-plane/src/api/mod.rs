@@ -1,0 +1,95 @@
+//! HTTP handlers, one file a noun: parse, call the domain, view. No SQL and no MQTT here.
+
+pub mod access;
+pub mod images;
+pub mod instances;
+pub mod jobs;
+pub mod machines;
+pub mod sites;
+
+use axum::{
+    extract::{FromRequest, Request},
+    http::HeaderMap,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::error::ApiError;
+
+/// Most rows of a page.
+const MAX_PAGE: i64 = 1000;
+
+/// Which page of a list.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct Page {
+    /// Rows at most; 1 to 1000, 100 by default
+    pub limit: Option<i64>,
+    /// `next` of the page before
+    pub cursor: Option<String>,
+}
+
+impl Page {
+    fn limit(&self) -> i64 {
+        self.limit.unwrap_or(100).clamp(1, MAX_PAGE)
+    }
+
+    fn cursor(&self) -> String {
+        self.cursor.clone().unwrap_or_default()
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct List<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Cursor of the next page; none at the end.
+    pub next: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A page of views, whose `key` is the cursor.
+    fn page(items: Vec<T>, limit: i64, key: impl Fn(&T) -> String) -> Self {
+        let full = i64::try_from(items.len()).is_ok_and(|len| len >= limit);
+        let next = items.last().filter(|_| full).map(key);
+        Self { items, next }
+    }
+}
+
+/// A JSON body whose errors are problem details with a code.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match axum::Json::<T>::from_request(request, state).await {
+            Ok(axum::Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(ApiError::Bad("body", rejection.body_text())),
+        }
+    }
+}
+
+/// The revision in `If-Match`, if one is given.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(value) = headers.get("if-match") else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default().trim_matches('"');
+    let bad = || {
+        ApiError::Bad(
+            "if_match",
+            "If-Match is not an ETag that was given here".to_owned(),
+        )
+    };
+    text.parse().map(Some).map_err(|_| bad())
+}
+
+fn parse<T: std::str::FromStr>(code: &'static str, text: &str) -> Result<T, ApiError>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse()
+        .map_err(|e: T::Err| ApiError::Bad(code, e.to_string()))
+}

@@ -1,0 +1,272 @@
+//! `/api/v1/sites`
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use slipway_protocol::site::SubnetConfig;
+use utoipa::ToSchema;
+
+use super::{Body, List, Page, if_match, parse};
+use crate::{
+    app::App,
+    domain,
+    error::ApiError,
+    store::sites::{self, Site, SiteSettings},
+};
+
+/// An edge says hello every 30 s; three missed ones mean that it is gone.
+const SILENT_AFTER: TimeDelta = TimeDelta::seconds(100);
+
+/// A network of a site.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Subnet {
+    /// The network, as in `192.0.2.0/24`.
+    #[schema(value_type = String)]
+    pub network: ipnet::Ipv4Net,
+    /// The edge's own address on it.
+    #[schema(value_type = String)]
+    pub server: Ipv4Addr,
+    /// Its router.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<Ipv4Addr>,
+    /// Name servers.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub dns: Vec<Ipv4Addr>,
+    /// First and last address for machines nobody has enrolled.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub pool: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Lease time in seconds.
+    #[serde(default = "default_lease")]
+    pub lease_seconds: u32,
+}
+
+fn default_lease() -> u32 {
+    3600
+}
+
+impl From<Subnet> for SubnetConfig {
+    fn from(s: Subnet) -> Self {
+        let Subnet {
+            network,
+            server,
+            gateway,
+            dns,
+            pool,
+            lease_seconds,
+        } = s;
+        Self {
+            network,
+            server,
+            gateway,
+            dns,
+            pool,
+            lease_seconds,
+        }
+    }
+}
+
+impl From<SubnetConfig> for Subnet {
+    fn from(s: SubnetConfig) -> Self {
+        let SubnetConfig {
+            network,
+            server,
+            gateway,
+            dns,
+            pool,
+            lease_seconds,
+        } = s;
+        Self {
+            network,
+            server,
+            gateway,
+            dns,
+            pool,
+            lease_seconds,
+        }
+    }
+}
+
+/// A site to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSite {
+    /// Its name: a-z, 0-9 and '-'.
+    pub id: String,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// Whether unknown machines are booted to be looked at.
+    #[serde(default)]
+    pub discover: bool,
+    /// The networks its edge serves.
+    #[serde(default)]
+    pub subnets: Vec<Subnet>,
+}
+
+/// What is to be changed of a site; the rest stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SiteChange {
+    /// For people.
+    pub description: Option<String>,
+    /// Whether unknown machines are booted to be looked at.
+    pub discover: Option<bool>,
+    /// The networks its edge serves.
+    pub subnets: Option<Vec<Subnet>>,
+}
+
+/// A site.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SiteView {
+    /// Its name.
+    pub id: String,
+    /// For people.
+    pub description: String,
+    /// Whether unknown machines are booted to be looked at.
+    pub discover: bool,
+    /// The networks its edge serves.
+    pub subnets: Vec<Subnet>,
+    /// Whether an edge has joined.
+    pub joined: bool,
+    /// Whether its edge is connected.
+    pub online: bool,
+    /// When its edge was last heard.
+    pub last_seen: Option<DateTime<Utc>>,
+    /// Revision of its configuration; also its ETag.
+    pub revision: u64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+fn view(site: Site, now: DateTime<Utc>) -> SiteView {
+    let heard = site.last_seen.is_some_and(|at| now - at < SILENT_AFTER);
+    SiteView {
+        id: site.id.to_string(),
+        description: site.settings.description,
+        discover: site.settings.discover,
+        subnets: site.settings.subnets.into_iter().map(Subnet::from).collect(),
+        joined: site.report_key.is_some(),
+        online: site.online && heard,
+        last_seen: site.last_seen,
+        revision: site.revision,
+        created_at: site.created_at,
+    }
+}
+
+/// Adds a site.
+#[utoipa::path(post, path = "/api/v1/sites", tag = "sites", request_body = NewSite,
+    responses((status = 201, body = SiteView), (status = 400), (status = 409)))]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Body(new): Body<NewSite>,
+) -> Result<impl IntoResponse, ApiError> {
+    let id = parse("name", &new.id)?;
+    let settings = SiteSettings {
+        description: new.description,
+        discover: new.discover,
+        subnets: new.subnets.into_iter().map(SubnetConfig::from).collect(),
+    };
+    let site = domain::sites::create(&app, id, settings).await?;
+    Ok((StatusCode::CREATED, Json(view(site, (app.now)()))))
+}
+
+/// Lists sites by name.
+#[utoipa::path(get, path = "/api/v1/sites", tag = "sites", params(Page), responses((status = 200, body = List<SiteView>)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(page): Query<Page>,
+) -> Result<Json<List<SiteView>>, ApiError> {
+    let (limit, cursor, now) = (page.limit(), page.cursor(), (app.now)());
+    let rows = app
+        .store
+        .transaction(move |db| sites::list(db, &cursor, limit))
+        .await?;
+    let items = rows.into_iter().map(|site| view(site, now)).collect();
+    Ok(Json(List::page(items, limit, |site: &SiteView| site.id.clone())))
+}
+
+/// Shows a site.
+#[utoipa::path(get, path = "/api/v1/sites/{site}", tag = "sites", params(("site" = String, Path)),
+    responses((status = 200, body = SiteView), (status = 404)))]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(site): Path<String>,
+) -> Result<impl IntoResponse, ApiError> {
+    let site = domain::sites::get(&app, site).await?;
+    Ok(tagged(view(site, (app.now)())))
+}
+
+fn tagged(view: SiteView) -> impl IntoResponse {
+    ([(header::ETAG, format!("\"{}\"", view.revision))], Json(view))
+}
+
+/// Changes a site.
+#[utoipa::path(patch, path = "/api/v1/sites/{site}", tag = "sites", request_body = SiteChange,
+    params(("site" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = SiteView), (status = 404), (status = 412)))]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    Path(site): Path<String>,
+    headers: HeaderMap,
+    Body(change): Body<SiteChange>,
+) -> Result<impl IntoResponse, ApiError> {
+    let seen = if_match(&headers)?;
+    let apply = move |settings: &mut SiteSettings| {
+        if let Some(description) = change.description {
+            settings.description = description;
+        }
+        if let Some(discover) = change.discover {
+            settings.discover = discover;
+        }
+        if let Some(subnets) = change.subnets {
+            settings.subnets = subnets.into_iter().map(SubnetConfig::from).collect();
+        }
+    };
+    let site = domain::sites::update(&app, site, seen, apply).await?;
+    Ok(tagged(view(site, (app.now)())))
+}
+
+/// Removes a site without machines.
+#[utoipa::path(delete, path = "/api/v1/sites/{site}", tag = "sites", params(("site" = String, Path)),
+    responses((status = 204), (status = 404), (status = 409)))]
+pub async fn delete(State(app): State<Arc<App>>, Path(site): Path<String>) -> Result<StatusCode, ApiError> {
+    domain::sites::delete(&app, site).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A join token; it is shown this once.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JoinTokenView {
+    /// For `slipway-edge join TOKEN`.
+    pub token: String,
+    /// Until when it is good.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Makes a one-time join token for the site's edge.
+#[utoipa::path(post, path = "/api/v1/sites/{site}/tokens", tag = "sites", params(("site" = String, Path)),
+    responses((status = 201, body = JoinTokenView), (status = 404)))]
+pub async fn token(
+    State(app): State<Arc<App>>,
+    Path(site): Path<String>,
+) -> Result<impl IntoResponse, ApiError> {
+    let (token, expires_at) = domain::sites::join_token(&app, site).await?;
+    Ok((
+        StatusCode::CREATED,
+        Json(JoinTokenView {
+            token: token.to_text(),
+            expires_at,
+        }),
+    ))
+}

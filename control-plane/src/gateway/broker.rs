@@ -1,0 +1,114 @@
+//! The gateway's broker: the embedded one behind its guard, or one that is run elsewhere.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use slipway_bus::{
+    Client, Event, Options,
+    acl::Acl,
+    broker,
+    guard::{Admission, Applicant, Guard},
+    tls,
+};
+use slipway_protocol::{ids::SiteId, seal::Secret, topic};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{app::App, metrics};
+
+/// Edges at once.
+const MAX_EDGES: usize = 10_000;
+
+/// Edges by their certificate: its common name is the site, and so is the client id.
+struct Edges;
+
+impl Admission for Edges {
+    fn admit(&self, applicant: &Applicant) -> Result<Acl, String> {
+        let name = applicant.common_name.as_ref().ok_or("no client certificate")?;
+        let site = SiteId::new(name.as_str()).map_err(|e| e.to_string())?;
+        if applicant.client_id != site.as_str() {
+            return Err(format!(
+                "the client id is not `{site}`, the name in the certificate"
+            ));
+        }
+        Ok(Acl {
+            publish: vec![format!("{}#", topic::site_events_prefix(&site))],
+            subscribe: vec![topic::site_commands(&site)],
+        })
+    }
+
+    fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
+        metrics::broker_refused(what);
+        warn!(what, applicant, reason, "refused at the broker");
+    }
+}
+
+/// Connects to the broker of the settings, starting the embedded one if none is named.
+///
+/// # Errors
+/// When the broker cannot be started or a certificate cannot be made.
+pub async fn connect(
+    app: &Arc<App>,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Client, mpsc::Receiver<Event>)> {
+    let subscriptions = vec![topic::all_events()];
+    let options = match &app.config.broker {
+        Some(external) => {
+            let identity = app
+                .authority
+                .identity("control-plane", &["control-plane".to_owned()])?;
+            Options {
+                client_id: format!("control-plane-{:08x}", rand::random::<u32>()),
+                host: external.host.clone(),
+                port: external.port,
+                tls: Some(tls::client_config(&app.authority.certificate, Some(&identity))?),
+                credentials: None,
+                subscriptions,
+                will: None,
+            }
+        }
+        None => {
+            let backend = tokio::task::spawn_blocking(broker::start).await??;
+            open_door(app, &backend, stop).await?;
+            Options {
+                client_id: "control-plane".to_owned(),
+                host: backend.address.ip().to_string(),
+                port: backend.address.port(),
+                tls: None,
+                credentials: Some((backend.login.0.clone(), Secret::new(backend.login.1.clone()))),
+                subscriptions,
+                will: None,
+            }
+        }
+    };
+    Ok(Client::start(options, stop.clone()))
+}
+
+async fn open_door(
+    app: &Arc<App>,
+    backend: &broker::Backend,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let address = app.config.mqtt;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen for edges on {address}"))?;
+    let mut hosts = vec![
+        app.config.mqtt_public.host.clone(),
+        "127.0.0.1".to_owned(),
+        "localhost".to_owned(),
+    ];
+    hosts.dedup();
+    let identity = app.authority.identity("slipway broker", &hosts)?;
+    let guard = Guard {
+        listener,
+        tls: Some(tls::server_config(&identity, Some(&app.authority.certificate))?),
+        admission: Arc::new(Edges),
+        backend: backend.clone(),
+        max_connections: MAX_EDGES,
+    };
+    info!(%address, "embedded broker up");
+    tokio::spawn(guard.run(stop.clone()));
+    Ok(())
+}

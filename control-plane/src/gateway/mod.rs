@@ -1,0 +1,314 @@
+//! The gateway: documents down, reports up, over MQTT. It sends what the store holds and stores what sites say, each
+//! verified; it decides nothing about jobs. All of it may be lost and repeated.
+
+mod broker;
+mod wanted;
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use serde::{Serialize, de::DeserializeOwned};
+use slipway_bus::{Client, Event};
+use slipway_protocol::{
+    ids::SiteId,
+    keys::{Expect, KeyRing, OpenError, Stamp, Verified},
+    report::{MachineSeen, Presence, Report},
+    sync::{Document, Held, Hello, HelloAnswer, SyncRequest, answer_hello},
+    topic::{Kind, Topic},
+};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::wanted::Wanted;
+use crate::{
+    app::App,
+    domain,
+    error::{ApiError, chain},
+    metrics,
+    store::{StoreError, discovered, orders, reports, sites},
+};
+
+pub use broker::connect;
+
+/// How long a sync request stays good.
+const SYNC_VALIDITY: TimeDelta = TimeDelta::minutes(5);
+
+/// Why a message was not acted upon.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    /// It failed its verification.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It is of a site that has not joined.
+    #[error("site {0} has no edge that joined")]
+    NotJoined(SiteId),
+    /// The store failed; the next comparison of holdings brings it again.
+    #[error(transparent)]
+    Failed(#[from] ApiError),
+}
+
+/// The gateway's task.
+pub struct Gateway {
+    app: Arc<App>,
+    client: Client,
+    /// What was sent to each site in which revision, so that a word about one machine does not send all others again.
+    sent: HashMap<(SiteId, Document), u64>,
+}
+
+impl Gateway {
+    /// A gateway on a connection.
+    #[must_use]
+    pub fn new(app: Arc<App>, client: Client) -> Self {
+        Self {
+            app,
+            client,
+            sent: HashMap::new(),
+        }
+    }
+
+    /// Serves until `stop`.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
+        let mut pokes = self.app.sites.subscribe();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(event) = events.recv() => match event {
+                    Event::Connected => self.sent.clear(),
+                    Event::Disconnected { reason } => warn!(reason, "no connection to the broker; trying on"),
+                    Event::Message { topic, payload } => self.hear(&topic, &payload).await,
+                },
+                poke = pokes.recv() => match poke {
+                    Ok(site) => self.push(&site).await,
+                    // Too many words at once: the edges' next hellos find what was not sent.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+
+    async fn hear(&mut self, topic: &str, payload: &Bytes) {
+        let Ok(topic) = topic.parse::<Topic>() else {
+            warn!(topic, "a message on a topic nobody here knows");
+            return;
+        };
+        match self.take(&topic, payload).await {
+            Ok(kind) => metrics::message_accepted(kind),
+            Err(Refusal::Open(reason)) => {
+                metrics::message_refused(reason.code());
+                warn!(%topic, %reason, "a message is refused");
+            }
+            Err(Refusal::NotJoined(site)) => {
+                metrics::message_refused("not_joined");
+                warn!(%topic, %site, "a message of a site that has not joined is refused");
+            }
+            Err(Refusal::Failed(failure)) => {
+                error!(%topic, error = %chain(&failure), "a message could not be stored")
+            }
+        }
+    }
+
+    async fn take(&mut self, topic: &Topic, payload: &Bytes) -> Result<&'static str, Refusal> {
+        match topic {
+            Topic::Hello(site) => {
+                let hello = self.open::<Hello>(topic, payload).await?;
+                self.seen(site, true).await?;
+                self.compare(site, hello.body()).await?;
+                Ok("hello")
+            }
+            Topic::Report(site, machine) => {
+                let report = self.open::<Report>(topic, payload).await?;
+                if report.body().machine != *machine {
+                    let made_for = format!("machine {}", report.body().machine);
+                    return Err(OpenError::Misaddressed {
+                        topic: topic.to_string(),
+                        made_for,
+                    }
+                    .into());
+                }
+                self.take_report(site.clone(), report).await?;
+                Ok("report")
+            }
+            Topic::Machine(site, mac) => {
+                let seen = self.open::<MachineSeen>(topic, payload).await?.into_body();
+                let (site, mac, now) = (site.clone(), *mac, (self.app.now)());
+                let put = self
+                    .app
+                    .store
+                    .transaction(move |db| discovered::put(db, &site, mac, &seen, now))
+                    .await;
+                put.map_err(ApiError::from)?;
+                Ok("machine")
+            }
+            Topic::Presence(site) => {
+                let presence = self.open::<Presence>(topic, payload).await?;
+                info!(%site, online = presence.body().online, "presence");
+                self.seen(site, presence.body().online).await?;
+                Ok("presence")
+            }
+            _ => Ok("other"),
+        }
+    }
+
+    /// Verifies a message by the key its site joined with.
+    async fn open<T: DeserializeOwned>(
+        &self,
+        topic: &Topic,
+        payload: &Bytes,
+    ) -> Result<Verified<T>, Refusal> {
+        let id = topic.site().to_string();
+        let site = self
+            .app
+            .store
+            .transaction(move |db| sites::get(db, &id))
+            .await
+            .map_err(ApiError::from)?;
+        let key = site
+            .and_then(|site| site.report_key)
+            .ok_or_else(|| Refusal::NotJoined(topic.site().clone()))?;
+        let expect = Expect {
+            now: (self.app.now)(),
+            held: None,
+        };
+        Ok(KeyRing::new([key]).open::<T>(topic, payload, expect)?)
+    }
+
+    async fn seen(&self, site: &SiteId, online: bool) -> Result<(), Refusal> {
+        let (site, now) = (site.clone(), (self.app.now)());
+        let set = self
+            .app
+            .store
+            .transaction(move |db| sites::set_presence(db, &site, online, now))
+            .await;
+        Ok(set.map_err(ApiError::from)?)
+    }
+
+    async fn take_report(&self, site: SiteId, report: Verified<Report>) -> Result<(), Refusal> {
+        let (revision, now) = (report.header().revision, (self.app.now)());
+        let report = report.into_body();
+        let job = report.job;
+        let taken = self
+            .app
+            .store
+            .transaction(move |db| {
+                sites::set_presence(db, &site, true, now)?;
+                domain::jobs::take_report(db, &site, revision, &report, now)
+            })
+            .await
+            .map_err(ApiError::from)?;
+        if taken {
+            // Nobody waiting for this job is no error.
+            let _ = self.app.reports.send(job.to_string());
+            self.app.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Compares what an edge holds with what it should, and sends or asks for the difference.
+    async fn compare(&mut self, site: &SiteId, hello: &Hello) -> Result<(), Refusal> {
+        let Some(wanted) = wanted::of_site(&self.app, site).await? else {
+            return Ok(());
+        };
+        let id = site.clone();
+        let held = self
+            .app
+            .store
+            .transaction(move |db| reports::revisions(db, &id))
+            .await
+            .map_err(ApiError::from)?;
+        let mut received = slipway_protocol::sync::Holdings::default();
+        for (machine, revision) in held {
+            received.hold(Kind::Report, machine, revision);
+        }
+        match answer_hello(&wanted.holdings(), &received, hello) {
+            HelloAnswer::InSync => {}
+            HelloAnswer::AskLists => self.ask(site, &SyncRequest::Lists),
+            HelloAnswer::Exchange {
+                send,
+                want_reports,
+                ahead,
+            } => {
+                info!(%site, send = send.len(), want = want_reports.len(), ahead = ahead.len(), "holdings differ");
+                for document in send {
+                    self.send(site, &wanted, &document);
+                }
+                if !want_reports.is_empty() {
+                    self.ask(
+                        site,
+                        &SyncRequest::Reports {
+                            subjects: want_reports,
+                        },
+                    );
+                }
+                self.raise(site, ahead).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After the restore of an old backup an edge holds revisions that this control plane never gave out: what is in
+    /// force is issued anew, above them.
+    async fn raise(&mut self, site: &SiteId, ahead: Vec<Held>) -> Result<(), Refusal> {
+        if ahead.is_empty() {
+            return Ok(());
+        }
+        let id = site.clone();
+        let raised = self.app.store.transaction(move |db| {
+            for held in &ahead {
+                match (held.kind, held.subject.parse()) {
+                    (Kind::Config, _) => sites::raise_revision(db, &id, held.revision)?,
+                    (Kind::Order, Ok(machine)) => orders::raise_revision(db, machine, held.revision)?,
+                    _ => {}
+                }
+            }
+            Ok::<_, StoreError>(())
+        });
+        raised.await.map_err(ApiError::from)?;
+        self.push(site.as_str()).await;
+        Ok(())
+    }
+
+    /// Sends a site what it should hold and was not sent yet over this connection.
+    async fn push(&mut self, site: &str) {
+        let Ok(site) = SiteId::new(site) else { return };
+        match wanted::of_site(&self.app, &site).await {
+            Ok(Some(wanted)) => {
+                for document in wanted.documents() {
+                    let revision = wanted.revision(&document);
+                    if self.sent.get(&(site.clone(), document.clone())) < revision.as_ref() {
+                        self.send(&site, &wanted, &document);
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(failure) => error!(%site, error = %chain(&failure), "a site's documents cannot be read"),
+        }
+    }
+
+    fn send(&mut self, site: &SiteId, wanted: &Wanted, document: &Document) {
+        let Some((topic, revision, payload)) = wanted.sealed(&self.app, document) else {
+            return;
+        };
+        // What does not go out now is found by the edge's next hello.
+        if self.client.publish(&topic.to_string(), payload).is_ok() {
+            self.sent.insert((site.clone(), document.clone()), revision);
+        }
+    }
+
+    fn ask<T: Serialize>(&self, site: &SiteId, request: &T) {
+        let topic = Topic::Sync(site.clone());
+        let now = (self.app.now)();
+        let revision = now.timestamp_millis().cast_unsigned();
+        let stamp = Stamp {
+            revision,
+            issued_at: now,
+            expires_at: now + SYNC_VALIDITY,
+        };
+        // The edge says hello again at its next tick.
+        let _ = self
+            .client
+            .publish(&topic.to_string(), self.app.signer.seal(&topic, stamp, request));
+    }
+}

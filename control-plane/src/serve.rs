@@ -1,0 +1,57 @@
+//! One running control plane: store, keys, broker, gateway, scheduler, API.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    app::App,
+    auth,
+    config::Config,
+    gateway::{self, Gateway},
+    router, scheduler,
+    store::Store,
+};
+
+/// Runs the control plane until `stop`. `announce` is given the set-up link, once, if nobody has a token yet.
+///
+/// # Errors
+/// When it cannot start, or its API server fails.
+pub async fn run(
+    config: Config,
+    metrics: PrometheusHandle,
+    announce: impl FnOnce(&str),
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let dir = &config.data_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
+    let listener = TcpListener::bind(config.http)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.http))?;
+    let store = Store::open(&config.database_url).await?;
+    let app = App::new(config, store, metrics)?;
+    let (client, events) = gateway::connect(&app, &stop).await?;
+    let gateway = tokio::spawn(Gateway::new(Arc::clone(&app), client).run(events, stop.clone()));
+    let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
+    if let Some(token) = auth::prepare_setup(&app).await? {
+        announce(&format!(
+            "{}/setup?token={}",
+            app.config.public_url,
+            token.reveal()
+        ));
+    }
+    info!(http = %app.config.http, "control plane up");
+    let (router, _) = router::routes(&app);
+    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        result = server => result?,
+        ended = gateway => ended.context("the gateway failed")?,
+        ended = scheduler => ended.context("the scheduler failed")?,
+    }
+    anyhow::ensure!(stop.is_cancelled(), "a part of the control plane ended by itself");
+    Ok(())
+}
