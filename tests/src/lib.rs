@@ -1,1 +1,6 @@
-//! placeholder
+//! The end-to-end world: a lab with real PXE, IPMI and virtual machines, and the real binaries in it. The demo and the
+//! stories in `tests/` are made of it. It must never reach outside the namespaces it made.
+
+pub mod api;
+pub mod timeline;
+pub mod world;
