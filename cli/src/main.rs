@@ -1,2 +1,29 @@
-//! placeholder
-fn main() {}
+//! `slipway`: the operator's command line, a client of the public REST API only.
+
+mod client;
+mod commands;
+mod config;
+mod output;
+mod progress;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    slipway_bus::tls::install_provider();
+    let cli = commands::Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("slipway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(cli: commands::Cli) -> anyhow::Result<ExitCode> {
+    commands::run(cli).await
+}

@@ -29,7 +29,6 @@ use crate::{
 struct Document;
 
 /// All routes, and the OpenAPI document made from them.
-#[must_use]
 pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
     let open = OpenApiRouter::new()
         .routes(routes!(access::healthz))

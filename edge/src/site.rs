@@ -130,16 +130,13 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     });
     let context = take_up(&config, &identity, store, outbox)?;
     let (runner, runner_task) = Runner::start(Arc::clone(&context), stop.clone())?;
-    let doors = Doors {
-        agents: sockets.agents,
-        people: sockets.people,
-        tls: tls::server_config(&identity.agent_tls(), None)?,
-    };
-    let admission = AgentAdmission {
-        context: Arc::clone(&context),
-    };
-    agents::open_doors(doors, &backend, admission, &stop);
-
+    open_agents_broker(
+        sockets.agents,
+        sockets.people,
+        &identity,
+        (&context, &backend),
+        &stop,
+    )?;
     let (sightings, sightings_receiver) = mpsc::channel(4096);
     let (unknown, unknown_receiver) = mpsc::channel(256);
     let boot_programs = Arc::new(Files::load(&config.boot_programs, &BOOT_PROGRAMS)?);
@@ -150,28 +147,16 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
         stop: stop.clone(),
     };
     start_boot_services(&mut tasks, &context, &config, (sockets.dhcp, sockets.tftp), parts)?;
-    let state = Arc::new(HttpState {
-        context: Arc::clone(&context),
-        runner: runner.clone(),
-        liveos: config.liveos.clone(),
-        boot_programs,
-        http_port: config.http_port,
-        mqtt_port: config.mqtt_port,
-        ca: identity.ca.clone(),
-        sightings,
+    let state = http_state(
+        &config,
+        &identity,
+        (&context, &runner),
+        (boot_programs, sightings),
         metrics,
-    });
+    );
     start_http(&mut tasks, sockets.http, &state, &stop);
     let (central, central_events) = connect_central(&identity, &stop)?;
-    let table = Arc::clone(&context.table);
-    let on_config = Box::new(move |c: &SiteConfig| table.set_site(&c.subnets, c.discover));
-    let link = Uplink {
-        context: Arc::clone(&context),
-        runner: runner.clone(),
-        central,
-        mirror: local,
-        on_config,
-    };
+    let link = uplink(&context, &runner, central, local);
     let (link_stop, watch_stop) = (stop.clone(), stop.clone());
     tasks.spawn(async move { Ok(link.run(central_events, words_receiver, link_stop).await?) });
     tasks.spawn(async move { Ok(runner_task.await??) });
@@ -190,6 +175,57 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     ));
     info!(site = %identity.site, "edge up");
     until_one_ends(tasks, stop).await
+}
+
+fn open_agents_broker(
+    agents: Vec<TcpListener>,
+    people: TcpListener,
+    identity: &Identity,
+    (context, backend): (&Arc<Context>, &broker::Backend),
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let doors = Doors {
+        agents,
+        people,
+        tls: tls::server_config(&identity.agent_tls(), None)?,
+    };
+    let admission = AgentAdmission {
+        context: Arc::clone(context),
+    };
+    agents::open_doors(doors, backend, admission, stop);
+    Ok(())
+}
+
+fn uplink(context: &Arc<Context>, runner: &Runner, central: Client, mirror: Client) -> Uplink {
+    let table = Arc::clone(&context.table);
+    let on_config = Box::new(move |c: &SiteConfig| table.set_site(&c.subnets, c.discover));
+    Uplink {
+        context: Arc::clone(context),
+        runner: runner.clone(),
+        central,
+        mirror,
+        on_config,
+    }
+}
+
+fn http_state(
+    config: &Config,
+    identity: &Identity,
+    (context, runner): (&Arc<Context>, &Runner),
+    (boot_programs, sightings): (Arc<Files>, mpsc::Sender<dhcp::Sighting>),
+    metrics: PrometheusHandle,
+) -> Arc<HttpState> {
+    Arc::new(HttpState {
+        context: Arc::clone(context),
+        runner: runner.clone(),
+        liveos: config.liveos.clone(),
+        boot_programs,
+        http_port: config.http_port,
+        mqtt_port: config.mqtt_port,
+        ca: identity.ca.clone(),
+        sightings,
+        metrics,
+    })
 }
 
 fn start_http(

@@ -119,9 +119,13 @@ fn judge_connect(
     let packet = V4
         .read_mut(&mut frame, MAX_PACKET_BYTES)
         .map_err(|e| format!("unreadable CONNECT: {e}"))?;
-    let Packet::Connect(connect, _, will, _, login) = packet else {
+    let Packet::Connect(mut connect, _, will, _, login) = packet else {
         return Err("the first packet is not a CONNECT".to_owned());
     };
+    if connect.client_id.is_empty() && connect.clean_session {
+        // MQTT 3.1.1, 3.1.3.1: the server names a client that has no name, as MQTT tools have none.
+        connect.client_id = format!("unnamed-{:016x}", rand::random::<u64>());
+    }
     if !is_plain_id(&connect.client_id) {
         return Err("the client id is not 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
     }

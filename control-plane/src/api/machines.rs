@@ -288,7 +288,7 @@ pub struct DiscoveredView {
 /// Lists machines that were seen booting and that nobody has enrolled.
 #[utoipa::path(get, path = "/api/v1/discovered", tag = "machines", responses((status = 200, body = List<DiscoveredView>)))]
 pub async fn discovered(State(app): State<Arc<App>>) -> Result<Json<List<DiscoveredView>>, ApiError> {
-    let rows = app.store.transaction(|db| discovered::list(db)).await?;
+    let rows = app.store.transaction(discovered::list).await?;
     let items = rows.into_iter().map(|(site, mac, seen)| DiscoveredView {
         site: site.to_string(),
         mac,

@@ -183,13 +183,9 @@ fn token_place(id: &str) -> String {
     format!("join-token/{id}")
 }
 
-/// Lets an edge join: checks its proof, signs its certificates, and answers with what it needs, signed.
-///
-/// # Errors
-/// When the token is not known, used or expired, or the proof or a certificate request is wrong.
-pub async fn join(app: &App, proven: ProvenJoinRequest) -> Result<Vec<u8>, ApiError> {
-    let request = proven.request.clone();
-    let now = (app.now)();
+/// Checks the token of a join request; gives back its site.
+async fn check_proof(app: &App, proven: &ProvenJoinRequest, now: DateTime<Utc>) -> Result<String, ApiError> {
+    let request = &proven.request;
     let token_id = request.token.clone();
     let row = app
         .store
@@ -207,7 +203,7 @@ pub async fn join(app: &App, proven: ProvenJoinRequest) -> Result<Vec<u8>, ApiEr
             .to_owned(),
         verifying_key: app.signer.verifying_key(),
     };
-    let expected = slipway_protocol::ids::Digest::of(token.proof(&request).as_bytes());
+    let expected = slipway_protocol::ids::Digest::of(token.proof(request).as_bytes());
     if row.site != request.site.as_str()
         || expected != slipway_protocol::ids::Digest::of(proven.proof.as_bytes())
     {
@@ -225,7 +221,18 @@ pub async fn join(app: &App, proven: ProvenJoinRequest) -> Result<Vec<u8>, ApiEr
             "this join token has expired; make a new one",
         ));
     }
-    let site = get(app, row.site).await?;
+    Ok(row.site)
+}
+
+/// Lets an edge join: checks its proof, signs its certificates, and answers with what it needs, signed.
+///
+/// # Errors
+/// When the token is not known, used or expired, or the proof or a certificate request is wrong.
+pub async fn join(app: &App, proven: ProvenJoinRequest) -> Result<Vec<u8>, ApiError> {
+    let now = (app.now)();
+    let site_id = check_proof(app, &proven, now).await?;
+    let request = proven.request;
+    let site = get(app, site_id).await?;
     let name = site.id.as_str();
     let subnets = site.settings.subnets.clone();
     let on_site =

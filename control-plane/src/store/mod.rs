@@ -2,6 +2,7 @@
 //! on a [`Database`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
 //! argument. Nothing slow may happen inside a transaction.
 
+mod connection;
 pub mod credentials;
 pub mod discovered;
 pub mod history;
@@ -16,9 +17,11 @@ mod schema;
 pub mod settings;
 pub mod sites;
 
+pub use connection::Database;
+
 use chrono::{DateTime, Utc};
 use diesel::{
-    Connection as _, PgConnection, RunQueryDsl as _, SqliteConnection,
+    Connection as _, RunQueryDsl as _,
     r2d2::{ConnectionManager, Pool},
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
@@ -26,15 +29,6 @@ use serde::{Serialize, de::DeserializeOwned};
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/postgres");
-
-/// A connection to either database.
-#[derive(diesel::MultiConnection)]
-pub enum Database {
-    /// PostgreSQL.
-    Postgres(PgConnection),
-    /// SQLite.
-    Sqlite(SqliteConnection),
-}
 
 /// The store failed.
 #[derive(Debug, thiserror::Error)]

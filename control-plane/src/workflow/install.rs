@@ -71,7 +71,26 @@ pub fn compile(install: Install) -> Order {
         address: install.address,
         hostname: Some(install.hostname),
     };
-    let steps = vec![
+    let steps = steps(bind, image, install.disk, guest, install.nonce_sha256);
+    Order {
+        machine: install.machine,
+        job: install.job,
+        deadline: install.deadline,
+        hardware: install.hardware,
+        secrets: install.secrets,
+        steps,
+    }
+}
+
+/// The steps, in their order; `needs` lets the site fetch the image while it prepares the boot.
+fn steps(
+    bind: Action,
+    image: ImageId,
+    disk: DiskRule,
+    guest: GuestConfig,
+    nonce_sha256: Digest,
+) -> Vec<Step> {
+    vec![
         step("ensure-image", Action::ImageEnsure { image }, &[], Limits(300, 5)),
         step("bind-address", bind, &[], Limits(60, 1)),
         step(
@@ -97,7 +116,7 @@ pub fn compile(install: Install) -> Order {
         ),
         step(
             "choose-disk",
-            Action::AgentChooseDisk { rule: install.disk },
+            Action::AgentChooseDisk { rule: disk },
             &["inventory"],
             Limits(60, 1),
         ),
@@ -117,21 +136,11 @@ pub fn compile(install: Install) -> Order {
         step("reboot", Action::AgentReboot, &["serve-disk"], Limits(300, 1)),
         step(
             "verify-guest",
-            Action::GuestVerify {
-                nonce_sha256: install.nonce_sha256,
-            },
+            Action::GuestVerify { nonce_sha256 },
             &["reboot"],
             Limits(900, 0),
         ),
-    ];
-    Order {
-        machine: install.machine,
-        job: install.job,
-        deadline: install.deadline,
-        hardware: install.hardware,
-        secrets: install.secrets,
-        steps,
-    }
+    ]
 }
 
 fn step(id: &str, action: Action, needs: &[&str], Limits(no_progress_timeout_s, retries): Limits) -> Step {

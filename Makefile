@@ -1,0 +1,64 @@
+# Slipway: what a newcomer needs. `make help` lists it.
+
+SHELL := /bin/bash
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+OUT := $(CARGO_TARGET_DIR)/slipway
+BINARIES := $(OUT)/bin
+LIVEOS_FLAVOUR ?= cloud
+export SLIPWAY_BINARIES := $(BINARIES)
+export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
+export SLIPWAY_GUESTS := $(OUT)/guests
+E2E := package(slipway-tests) & kind(test)
+
+.PHONY: help deps build agent liveos guest-images parts demo test test-long bench lint lab-up clean-lab clean
+
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+deps: ## Installs what is missing from apt (needs root)
+	@deploy/install-deps.sh
+	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+
+build: deps ## Builds the binaries
+	cargo build --locked --workspace --bins
+	@mkdir -p $(BINARIES)
+	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo; do \
+	  cp -u $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
+
+liveos: deps ## Builds the LiveOS (LIVEOS_FLAVOUR=generic for real hardware) and says where it lies
+	@agent=$$(deploy/agent/build.sh) && mkdir -p $(SLIPWAY_LIVEOS_DIR) && deploy/liveos/build.sh $$agent $(SLIPWAY_LIVEOS_DIR) $(LIVEOS_FLAVOUR)
+	@ls -l $(SLIPWAY_LIVEOS_DIR)/vmlinuz $(SLIPWAY_LIVEOS_DIR)/initramfs.img
+
+guest-images: deps ## Builds the guest images: a tiny one and a real Debian
+	@mkdir -p $(SLIPWAY_GUESTS)
+	@deploy/guest/build.sh tiny $(SLIPWAY_GUESTS)
+	@deploy/guest/build.sh debian $(SLIPWAY_GUESTS)
+
+parts: build liveos guest-images
+
+demo: parts ## Starts all of Slipway in a lab, provisions a blank machine, stays up until Ctrl-C (needs root)
+	@$(MAKE) -s clean-lab
+	@$(BINARIES)/slipway-demo
+
+test: parts lint ## Runs every test but the long ones, real PXE installs included (needs root)
+	cargo nextest run --locked --workspace -E 'not test(/^long_/)'
+
+test-long: parts ## Runs the long stories: kills at ten moments, and whatever else does not fit into `make test`
+	cargo nextest run --locked -p slipway-tests -E 'test(/^long_/)' --no-capture
+
+bench: parts ## Measures; figures are printed, not judged
+	@cargo nextest run --locked -p slipway-tests -E 'test(debian_on_bios) | test(debian_on_uefi)' --no-capture 2>&1 | grep -E ' s  \+|PASS|FAIL'
+
+lint: ## Format, lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+lab-up: build ## Starts a lab with two blank machines to play with
+	@$(BINARIES)/slipway-lab up --machines 2 --firmware bios,uefi && $(BINARIES)/slipway-lab status
+
+clean-lab: ## Stops every lab of this machine: no process, namespace or mount is left
+	@deploy/lab/clean.sh
+
+clean: clean-lab ## Removes what was built
+	rm -rf $(CARGO_TARGET_DIR)

@@ -1,0 +1,113 @@
+//! HTTP to the control plane. A problem it answers becomes an error that reads "what (code)".
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, bail};
+use reqwest::Method;
+use serde_json::Value;
+
+/// The control plane's API.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, token: Option<String>) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .build()?;
+        Ok(Self {
+            http,
+            url: url.trim_end_matches('/').to_owned(),
+            token,
+        })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> anyhow::Result<Value> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Method::DELETE, path, None).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> anyhow::Result<Value> {
+        self.call(Method::PATCH, path, Some(body)).await
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        self.send(request).await
+    }
+
+    /// Uploads a disk image as it is read; never whole in memory.
+    pub(crate) async fn upload(&self, name: &str, file: &Path) -> anyhow::Result<Value> {
+        let opened = tokio::fs::File::open(file)
+            .await
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let body = reqwest::Body::from(opened);
+        let request = self
+            .http
+            .post(format!("{}/api/v1/images", self.url))
+            .query(&[("name", name)])
+            .body(body);
+        self.send(request).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let answer = request
+            .send()
+            .await
+            .with_context(|| format!("cannot reach the control plane at {}", self.url))?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(body);
+        }
+        match (body["detail"].as_str(), body["code"].as_str()) {
+            (Some(detail), Some(code)) => bail!("{detail} ({code})"),
+            _ => bail!("{} answered {status}", self.url),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Router, http::StatusCode, routing::get};
+
+    #[tokio::test]
+    async fn a_problem_is_told_in_its_own_words() {
+        slipway_bus::tls::install_provider();
+        let problem = r#"{"detail":"there is no site `x`","code":"not_found"}"#;
+        let router = Router::new().route(
+            "/api/v1/sites/x",
+            get(move || async move { (StatusCode::NOT_FOUND, problem) }),
+        );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::new(&url, Some("t".into())).unwrap();
+        let error = client.get("/api/v1/sites/x").await.unwrap_err();
+        assert_eq!(error.to_string(), "there is no site `x` (not_found)");
+        let nowhere = Client::new("http://127.0.0.1:1", None)
+            .unwrap()
+            .get("/")
+            .await
+            .unwrap_err();
+        assert!(nowhere.to_string().contains("http://127.0.0.1:1"));
+    }
+}

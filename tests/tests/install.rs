@@ -1,0 +1,126 @@
+//! The main story, in BIOS and in UEFI: a blank machine becomes a running Debian over real IPMI, PXE, TFTP, HTTP and
+//! MQTT, and takes a login over its network.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::{process::Command, time::Duration};
+
+use serde_json::{Value, json};
+use slipway_lab::{
+    commands::{exec::Place, up::Spec},
+    state::MachineFirmware,
+};
+use slipway_tests::{
+    timeline,
+    world::{Parts, World, wait_for},
+};
+
+const INSTALL_LIMIT: Duration = Duration::from_secs(600);
+
+async fn world(name: &str, firmware: MachineFirmware) -> World {
+    let spec = Spec {
+        machines: 1,
+        firmware: vec![firmware],
+        memory_mb: 768,
+        ..Spec::default()
+    };
+    World::start(
+        name,
+        &spec,
+        Parts::from_environment().unwrap(),
+        "127.0.0.1:0".parse().unwrap(),
+    )
+    .await
+    .unwrap()
+}
+
+/// Installs Debian and logs in by SSH with the key of the request.
+async fn debian_comes_up(world: &World) -> Value {
+    let key_file = world.folder.join("key");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&key_file)
+        .status();
+    assert!(made.unwrap().success());
+    let key = std::fs::read_to_string(key_file.with_extension("pub")).unwrap();
+    world.upload_guest("debian").await.unwrap();
+    let more = json!({ "ssh_keys": [key.trim()], "user": "ops" });
+    let (instance, job) = world.install("web-1", "debian", more).await.unwrap();
+    let job = world.api.wait_for_job(&job, INSTALL_LIMIT).await.unwrap();
+    assert_eq!(job["state"], "done", "{:#}\n{}", job["failure"], world.console(0));
+    println!("{}", timeline::table(&job));
+    let instance = world
+        .api
+        .get(&format!("/api/v1/instances/{}", instance["id"].as_str().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(instance["state"], "running");
+    let address = instance["machine"]["address"].as_str().unwrap().to_owned();
+    let login = || {
+        let output = world
+            .command(Place::Site, "ssh")
+            .unwrap()
+            .arg("-i")
+            .arg(&key_file)
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "ConnectTimeout=5",
+            ])
+            .args([
+                "-o",
+                "BatchMode=yes",
+                &format!("ops@{address}"),
+                "hostname; sudo -n id -u",
+            ])
+            .output()
+            .unwrap();
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let said = wait_for("a login by SSH", Duration::from_secs(60), login)
+        .await
+        .unwrap();
+    assert_eq!(said, "web-1\n0\n", "the host name asked for, and sudo");
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debian_on_bios() {
+    let world = world("t-bios", MachineFirmware::Bios).await;
+    debian_comes_up(&world).await;
+    let released = world
+        .api
+        .call(reqwest::Method::DELETE, "/api/v1/instances/web-1", None)
+        .await
+        .unwrap();
+    let job = world
+        .api
+        .wait_for_job(released["job"]["id"].as_str().unwrap(), Duration::from_secs(60))
+        .await
+        .unwrap();
+    assert_eq!(job["state"], "done");
+    let machine = world.api.get("/api/v1/machines/m1").await.unwrap();
+    assert_eq!(machine["state"], "available");
+    let power = slipway_lab::commands::status::status(&world.id).unwrap().machines[0].power;
+    assert_eq!(format!("{power:?}"), "Off", "a released machine is switched off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debian_on_uefi() {
+    let world = world("t-uefi", MachineFirmware::Uefi).await;
+    let job = debian_comes_up(&world).await;
+    let events = job["events"].as_array().unwrap();
+    assert!(
+        events
+            .iter()
+            .any(|e| e["source"] == "tftp" && e["code"] == "file"),
+        "UEFI loads iPXE by TFTP"
+    );
+    assert_eq!(job["steps"].as_array().unwrap().len(), 11);
+}
