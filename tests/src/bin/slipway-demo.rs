@@ -55,6 +55,15 @@ async fn main() -> anyhow::Result<()> {
         ))
         .await?;
     let address = instance["machine"]["address"].as_str().unwrap_or_default();
+    tell(&world, address, &key_file);
+    println!("\nUp until Ctrl-C.");
+    tokio::signal::ctrl_c().await?;
+    println!("Stopping.");
+    Ok(())
+}
+
+/// Where everything is.
+fn tell(world: &World, address: &str, key_file: &std::path::Path) {
     let base = world.api.base();
     println!("API       {base}/docs   (needs the token)");
     println!("token     {}", world.api.token());
@@ -72,10 +81,6 @@ async fn main() -> anyhow::Result<()> {
         world.id.site()
     );
     println!("lab       slipway-lab --name demo status");
-    println!("\nUp until Ctrl-C.");
-    tokio::signal::ctrl_c().await?;
-    println!("Stopping.");
-    Ok(())
 }
 
 fn make_key(world: &World) -> anyhow::Result<std::path::PathBuf> {

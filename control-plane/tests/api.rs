@@ -1,0 +1,400 @@
+//! The API over real HTTP, in process: who may, what is refused by which code, and what an edge gets.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use slipway_control_plane::{auth, config::Given, serve};
+use slipway_protocol::{
+    ids::{Digest, SiteId},
+    keys::{Expect, KeyRing, Signer},
+    seal::OpeningKey,
+    site::{JoinAnswer, JoinRequest, JoinToken, ProvenJoinRequest, chunk_key_context, chunk_proof},
+    topic::Topic,
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+struct Server {
+    url: String,
+    token: String,
+    http: reqwest::Client,
+    stop: CancellationToken,
+    _dir: TempDir,
+}
+
+fn free() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+async fn server() -> Server {
+    slipway_bus::tls::install_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let given = Given {
+        http: Some(free()),
+        mqtt: Some(free()),
+        data_dir: Some(dir.path().into()),
+        ..Given::default()
+    };
+    let config = given.resolve().unwrap();
+    let url = config.public_url.clone();
+    let (told, link) = tokio::sync::oneshot::channel();
+    let stop = CancellationToken::new();
+    let metrics = PrometheusBuilder::new().build_recorder().handle();
+    let announce = |link: &str| told.send(link.to_owned()).unwrap();
+    tokio::spawn(serve::run(config, metrics, announce, stop.clone()));
+    let link = tokio::time::timeout(Duration::from_secs(30), link)
+        .await
+        .unwrap()
+        .unwrap();
+    let setup = link.split_once("token=").unwrap().1.to_owned();
+    let mut server = Server {
+        url,
+        token: String::new(),
+        http: reqwest::Client::new(),
+        stop,
+        _dir: dir,
+    };
+    while server
+        .http
+        .get(format!("{}/healthz", server.url))
+        .send()
+        .await
+        .is_err()
+    {
+        tokio::task::yield_now().await;
+    }
+    let body = json!({ "token": setup, "name": "ann" });
+    let (status, answer) = server.call(Method::POST, "/api/v1/setup", Some(&body)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    server.token = answer["token"].as_str().unwrap().to_owned();
+    let again = server.call(Method::POST, "/api/v1/setup", Some(&body)).await;
+    assert_eq!(again.0, StatusCode::UNAUTHORIZED, "the set-up token is good once");
+    server
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Server {
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> (StatusCode, Value) {
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        (
+            status,
+            serde_json::from_str(&answer.text().await.unwrap()).unwrap_or(Value::Null),
+        )
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.call(Method::POST, path, Some(&body)).await
+    }
+
+    async fn make_site(&self) {
+        let subnet = json!({ "network": "192.0.2.0/24", "server": "192.0.2.1" });
+        let (status, answer) = self
+            .post("/api/v1/sites", json!({ "id": "bj-1", "subnets": [subnet] }))
+            .await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+    }
+
+    async fn upload(&self, name: &str, bytes: Vec<u8>) -> (StatusCode, Value) {
+        let url = format!("{}/api/v1/images?name={name}", self.url);
+        let answer = self
+            .http
+            .post(url)
+            .bearer_auth(&self.token)
+            .body(bytes)
+            .send()
+            .await
+            .unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_but_the_reviewed_ones_refuses_without_a_token() {
+    let mut server = server().await;
+    let (status, document) = server.call(Method::GET, "/api/openapi.json", None).await;
+    assert_eq!(
+        (status, document["openapi"].as_str()),
+        (StatusCode::OK, Some("3.1.0"))
+    );
+    let docs = server
+        .http
+        .get(format!("{}/docs/", server.url))
+        .bearer_auth(&server.token)
+        .send()
+        .await
+        .unwrap();
+    assert!(docs.text().await.unwrap().contains("swagger"), "interactive docs");
+    for token in ["", "slipway-api-wrong"] {
+        server.token = token.to_owned();
+        let mut walked = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for method in methods
+                .as_object()
+                .unwrap()
+                .keys()
+                .filter(|m| m.as_str() != "parameters")
+            {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                let (status, _) = server.call(method.clone(), path, Some(&json!({}))).await;
+                if auth::OPEN.contains(&path.as_str()) {
+                    assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{method} {path}");
+                } else {
+                    assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
+                }
+                walked += 1;
+            }
+        }
+        assert!(walked >= 25, "{walked} routes");
+        for path in ["/docs/", "/api/openapi.json", "/metrics"] {
+            assert_eq!(
+                server.call(Method::GET, path, None).await.0,
+                StatusCode::UNAUTHORIZED,
+                "{path}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_by_a_stable_code() {
+    let server = server().await;
+    server.make_site().await;
+    let site = |subnet: Value| json!({ "id": "x", "subnets": [subnet] });
+    let machine = |more: Value| {
+        let mut body =
+            json!({ "name": "m1", "site": "bj-1", "macs": ["52:54:00:00:00:01"], "firmware": "bios" });
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        body
+    };
+    let cases = [
+        ("/api/v1/sites", json!({ "id": "Bad Name" }), "name"),
+        ("/api/v1/sites", json!({ "id": "bj-1" }), "taken"),
+        ("/api/v1/sites", json!({ "id": "x", "colour": "red" }), "body"),
+        (
+            "/api/v1/sites",
+            site(json!({ "network": "192.0.2.0/24", "server": "198.51.100.1" })),
+            "subnet",
+        ),
+        ("/api/v1/machines", machine(json!({ "macs": [] })), "no_mac"),
+        (
+            "/api/v1/machines",
+            machine(json!({ "address": "192.0.2.1" })),
+            "address",
+        ),
+        (
+            "/api/v1/machines",
+            machine(json!({ "site": "nowhere" })),
+            "not_found",
+        ),
+        (
+            "/api/v1/instances",
+            json!({ "name": "w", "site": "bj-1", "image": "none" }),
+            "not_found",
+        ),
+        (
+            "/api/v1/instances",
+            json!({ "name": "w", "site": "bj-1", "image": "i", "disk": { "path": "/dev/sda" } }),
+            "body",
+        ),
+        (
+            "/api/v1/instances",
+            json!({ "name": "w", "site": "bj-1", "image": "i", "ssh_keys": ["x"] }),
+            "ssh_key",
+        ),
+        (
+            "/api/v1/instances",
+            json!({ "name": "w", "site": "bj-1", "image": "i", "user": "Root\n" }),
+            "user",
+        ),
+    ];
+    for (path, body, code) in cases {
+        let (status, answer) = server.post(path, body.clone()).await;
+        assert!(status.is_client_error(), "{path} {body}: {status}");
+        assert_eq!(answer["code"], code, "{path} {body}: {answer}");
+    }
+    assert_eq!(server.upload("empty", vec![]).await.1["code"], "image_empty");
+    let (status, _) = server.post("/api/v1/machines", machine(json!({}))).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (_, shown) = server.call(Method::GET, "/api/v1/machines/m1", None).await;
+    assert_eq!(
+        (shown["state"].as_str(), shown["address"].as_str()),
+        (Some("available"), Some("192.0.2.2"))
+    );
+    let patch = |tag: &'static str| {
+        let request = server
+            .http
+            .patch(format!("{}/api/v1/sites/bj-1", server.url))
+            .bearer_auth(&server.token);
+        request
+            .header("If-Match", tag)
+            .json(&json!({ "discover": true }))
+            .send()
+    };
+    assert_eq!(
+        patch("\"7\"").await.unwrap().status(),
+        StatusCode::PRECONDITION_FAILED
+    );
+    assert_eq!(patch("\"1\"").await.unwrap().headers()["etag"], "\"2\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_twice_makes_one_instance() {
+    let server = server().await;
+    server.make_site().await;
+    let (status, image) = server
+        .upload("i", [vec![0; 5_000_000], b"x".to_vec()].concat())
+        .await;
+    assert_eq!(status, StatusCode::CREATED, "{image}");
+    let ask = |key: &'static str, name: &'static str| {
+        let request = server
+            .http
+            .post(format!("{}/api/v1/instances", server.url))
+            .bearer_auth(&server.token);
+        let body = json!({ "name": name, "site": "bj-1", "image": "i" });
+        async move {
+            let answer = request
+                .header("Idempotency-Key", key)
+                .json(&body)
+                .send()
+                .await
+                .unwrap();
+            (answer.status(), answer.json::<Value>().await.unwrap())
+        }
+    };
+    let first = ask("k", "w").await;
+    assert_eq!(first.0, StatusCode::ACCEPTED);
+    assert_eq!(ask("k", "w").await, first, "the very same answer");
+    assert_eq!(ask("k", "other").await.1["code"], "idempotency_key");
+    let (_, list) = server.call(Method::GET, "/api/v1/instances", None).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    let job = first.1["job"]["id"].as_str().unwrap();
+    let (_, job) = server
+        .call(Method::GET, &format!("/api/v1/jobs/{job}"), None)
+        .await;
+    assert_eq!(job["state"], "queued", "no edge has joined, so it waits");
+    let cancel = format!("/api/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
+    assert_eq!(server.post(&cancel, json!({})).await.0, StatusCode::ACCEPTED);
+    assert_eq!(server.post(&cancel, json!({})).await.1["code"], "job_ended");
+}
+
+/// What an edge sends, with keys of its own.
+fn join_request(token: &JoinToken) -> (ProvenJoinRequest, OpeningKey) {
+    let csr = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        rcgen::CertificateParams::new(vec![])
+            .unwrap()
+            .serialize_request(&key)
+            .unwrap()
+            .pem()
+            .unwrap()
+    };
+    let (opening, _) = OpeningKey::generate().unwrap();
+    let request = JoinRequest {
+        token: token.id.clone(),
+        site: token.site.clone(),
+        csr: csr(),
+        agent_csr: csr(),
+        report_key: Signer::generate().unwrap().0.verifying_key(),
+        sealing_key: opening.sealing_key(),
+    };
+    (
+        ProvenJoinRequest {
+            proof: token.proof(&request),
+            request,
+        },
+        opening,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_token_is_good_once_for_its_holder_and_chunks_are_for_edges() {
+    let server = server().await;
+    server.make_site().await;
+    let (_, image) = server.upload("i", b"hello".to_vec()).await;
+    assert_eq!(image["chunks"], 1);
+    let (status, token) = server.post("/api/v1/sites/bj-1/tokens", json!({})).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let token = JoinToken::from_text(token["token"].as_str().unwrap()).unwrap();
+    let send = async |proven: &ProvenJoinRequest| {
+        server
+            .post("/api/v1/join", serde_json::to_value(proven).unwrap())
+            .await
+    };
+    let thief = JoinToken {
+        secret: "guessed".into(),
+        ..token.clone()
+    };
+    assert_eq!(send(&join_request(&thief).0).await.1["code"], "token_proof");
+    let stranger = JoinToken {
+        id: "0000".into(),
+        ..token.clone()
+    };
+    assert_eq!(send(&join_request(&stranger).0).await.1["code"], "token_unknown");
+    let (proven, opening) = join_request(&token);
+    let answered = server
+        .http
+        .post(format!("{}/api/v1/join", server.url))
+        .json(&proven)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answered.status(), StatusCode::OK);
+    let payload = answered.bytes().await.unwrap();
+    assert_eq!(send(&proven).await.1["code"], "token_used");
+    let topic = Topic::Config(SiteId::new("bj-1").unwrap());
+    let expect = Expect {
+        now: chrono::Utc::now(),
+        held: None,
+    };
+    let answer = KeyRing::new([token.verifying_key])
+        .open::<JoinAnswer>(&topic, &payload, expect)
+        .unwrap()
+        .into_body();
+    let key = opening
+        .open(&answer.chunk_key, &chunk_key_context(&token.site))
+        .unwrap();
+    let path = format!("/api/v1/chunks/{}", Digest::of(b"hello"));
+    let fetch = async |proof: String| {
+        server
+            .http
+            .get(format!("{}{path}", server.url))
+            .header("Authorization", proof)
+            .send()
+            .await
+            .unwrap()
+    };
+    let chunk = fetch(chunk_proof(&token.site, &key, &path)).await;
+    assert_eq!(chunk.status(), StatusCode::OK);
+    assert_eq!(
+        zstd::bulk::decompress(&chunk.bytes().await.unwrap(), 100).unwrap(),
+        b"hello"
+    );
+    let other_path = chunk_proof(&token.site, &key, "/api/v1/chunks/other");
+    assert_eq!(fetch(other_path).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        fetch(format!("Bearer {}", server.token)).await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+}

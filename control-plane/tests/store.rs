@@ -1,0 +1,386 @@
+//! Every table function that decides something, on SQLite and on PostgreSQL.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use chrono::{TimeDelta, Utc};
+use common::on_each_database;
+use slipway_control_plane::{
+    domain,
+    store::{
+        Store, StoreError, credentials, discovered, history, idempotency, images,
+        instances::{self, Instance, Wish},
+        jobs::{self, Job},
+        machines::{self, Machine, MachineDetails},
+        orders, reports,
+        sites::{self, SiteSettings},
+    },
+    workflow::{
+        release,
+        state::{InstanceState, JobState, MachineState},
+    },
+};
+use slipway_protocol::{
+    ids::{ImageId, InstanceId, JobId, MacAddr, MachineId, SiteId},
+    image::Manifest,
+    inventory::{DiskRule, FirmwareKind},
+    order::Hardware,
+    report::{Failure, MachineSeen, Outcome, Report},
+};
+use uuid::Uuid;
+
+fn site() -> SiteId {
+    SiteId::new("bj-1").unwrap()
+}
+
+fn settings() -> SiteSettings {
+    SiteSettings {
+        description: "d".into(),
+        discover: false,
+        subnets: vec![],
+    }
+}
+
+fn machine(n: u8) -> Machine {
+    Machine {
+        id: MachineId(Uuid::from_u128(n.into())),
+        name: format!("m{n}"),
+        site: site(),
+        state: MachineState::Available,
+        address: [192, 0, 2, n].into(),
+        details: MachineDetails {
+            macs: vec![MacAddr([2, 0, 0, 0, 0, n])],
+            firmware: FirmwareKind::Bios,
+            bmc: None,
+            labels: BTreeMap::new(),
+            inventory: None,
+        },
+        bmc_password: None,
+        live_job: None,
+        version: 1,
+        created_at: Utc::now(),
+    }
+}
+
+fn job(n: u8) -> JobId {
+    JobId(Uuid::from_u128(1000 + u128::from(n)))
+}
+
+async fn with_site_and_machine(store: &Store) {
+    store
+        .transaction(|db| {
+            sites::insert(db, &site(), &settings(), Utc::now())?;
+            machines::insert(db, &machine(1))
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_site_changes_only_for_who_saw_its_last_revision() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let again = store
+            .transaction(|db| sites::insert(db, &site(), &settings(), Utc::now()))
+            .await;
+        assert!(matches!(again, Err(StoreError::Taken)), "{again:?}");
+        let change = |revision| {
+            let settings = SiteSettings {
+                discover: true,
+                ..settings()
+            };
+            store.transaction(move |db| sites::update(db, &site(), revision, &settings))
+        };
+        assert!(change(1).await.unwrap());
+        assert!(!change(1).await.unwrap(), "somebody changed it meanwhile");
+        let found = store
+            .transaction(|db| sites::get(db, "bj-1"))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((found.revision, found.settings.discover), (2, true));
+        store
+            .transaction(|db| sites::raise_revision(db, &site(), 9))
+            .await
+            .unwrap();
+        assert_eq!(
+            store
+                .transaction(|db| sites::get(db, "bj-1"))
+                .await
+                .unwrap()
+                .unwrap()
+                .revision,
+            10
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_machine_is_taken_by_one_job_and_left_by_the_same() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let id = machine(1).id;
+        let take = |n| store.transaction(move |db| machines::take(db, id, MachineState::Available, job(n)));
+        let both = tokio::join!(take(1), take(2));
+        assert_eq!(
+            u8::from(both.0.unwrap()) + u8::from(both.1.unwrap()),
+            1,
+            "one of two at once"
+        );
+        let holder = store
+            .transaction(|db| machines::get(db, "m1"))
+            .await
+            .unwrap()
+            .unwrap()
+            .live_job
+            .unwrap();
+        let other = if holder == job(1) { job(2) } else { job(1) };
+        let leave = |job| store.transaction(move |db| machines::leave(db, id, job, MachineState::Available));
+        assert!(!leave(other).await.unwrap());
+        assert!(leave(holder).await.unwrap());
+        assert!(
+            store
+                .transaction(|db| machines::any_available(db, &site()))
+                .await
+                .unwrap()
+                .is_some()
+        );
+        let twin = store
+            .transaction(|db| {
+                machines::insert(
+                    db,
+                    &Machine {
+                        name: "twin".into(),
+                        ..machine(1)
+                    },
+                )
+            })
+            .await;
+        assert!(matches!(twin, Err(StoreError::Taken)));
+    })
+    .await;
+}
+
+fn order(n: u8) -> slipway_protocol::order::Order {
+    let hardware = Hardware {
+        macs: vec![],
+        firmware: FirmwareKind::Bios,
+        bmc: None,
+    };
+    release::compile(machine(1).id, job(n), Utc::now(), hardware, BTreeMap::new())
+}
+
+#[tokio::test]
+async fn orders_only_go_up_and_reports_never_back() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let put = |n| store.transaction(move |db| orders::put(db, &site(), &order(n)));
+        assert_eq!((put(1).await.unwrap(), put(2).await.unwrap()), (1, 2));
+        store
+            .transaction(|db| orders::raise_revision(db, machine(1).id, 40))
+            .await
+            .unwrap();
+        assert_eq!(put(3).await.unwrap(), 42);
+        let report = |outcome| Report {
+            machine: machine(1).id,
+            job: job(3),
+            order_revision: 42,
+            outcome,
+            steps: vec![],
+            disk: None,
+            inventory: None,
+            agent: None,
+            events: vec![],
+        };
+        let take = |revision, outcome| {
+            let report = report(outcome);
+            store.transaction(move |db| reports::put(db, &site(), revision, &report))
+        };
+        assert!(take(5, Outcome::Running).await.unwrap());
+        assert!(take(7, Outcome::Done { at: Utc::now() }).await.unwrap());
+        assert!(
+            !take(6, Outcome::Running).await.unwrap(),
+            "a late one changes nothing"
+        );
+        assert!(
+            !take(7, Outcome::Running).await.unwrap(),
+            "a repeat changes nothing"
+        );
+        let held = store
+            .transaction(|db| reports::of_job(db, job(3)))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(held.0 == 7 && held.1.outcome.is_final());
+        assert_eq!(
+            store
+                .transaction(|db| reports::revisions(db, &site()))
+                .await
+                .unwrap()[0]
+                .1,
+            7
+        );
+    })
+    .await;
+}
+
+fn instance() -> Instance {
+    Instance {
+        id: InstanceId(Uuid::from_u128(77)),
+        name: "web-1".into(),
+        site: site(),
+        machine: Some(machine(1).id),
+        image: ImageId::of(b"i"),
+        state: InstanceState::Installing,
+        job: job(1),
+        wish: Wish {
+            machine: None,
+            disk: DiskRule::default(),
+            user: "u".into(),
+            ssh_keys: vec![],
+            user_data: None,
+        },
+        created_at: Utc::now(),
+    }
+}
+
+/// A job's end moves job, instance and machine together, once.
+#[tokio::test]
+async fn a_final_report_ends_the_job_once() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let now = Utc::now();
+        store
+            .transaction(move |db| {
+                instances::insert(db, &instance())?;
+                let queued = Job {
+                    id: job(1),
+                    instance: instance().id,
+                    site: site(),
+                    machine: None,
+                    state: JobState::Queued,
+                    failure: None,
+                    deadline: now + TimeDelta::hours(1),
+                    created_at: now,
+                    finished_at: None,
+                };
+                jobs::insert(db, &queued)?;
+                assert!(machines::take(
+                    db,
+                    machine(1).id,
+                    MachineState::Available,
+                    job(1)
+                )?);
+                assert!(jobs::start(db, job(1), machine(1).id)?);
+                assert!(!jobs::start(db, job(1), machine(1).id)?, "started once");
+                Ok::<_, StoreError>(())
+            })
+            .await
+            .unwrap();
+        let failure = Failure {
+            code: "disk_ambiguous".into(),
+            message: "two".into(),
+            transient: false,
+        };
+        let report = Report {
+            machine: machine(1).id,
+            job: job(1),
+            order_revision: 1,
+            outcome: Outcome::Failed {
+                at: now,
+                step: None,
+                failure,
+            },
+            steps: vec![],
+            disk: None,
+            inventory: None,
+            agent: None,
+            events: vec![],
+        };
+        for (revision, news) in [(5, true), (5, false), (4, false)] {
+            let report = report.clone();
+            let taken =
+                store.transaction(move |db| domain::jobs::take_report(db, &site(), revision, &report, now));
+            assert_eq!(taken.await.unwrap(), news, "revision {revision}");
+        }
+        let (job, instance, machine, lines) = store
+            .transaction(|db| {
+                let job = jobs::get(db, &job(1).to_string())?.unwrap();
+                let instance = instances::get(db, "web-1")?.unwrap();
+                let lines = history::of(db, &format!("instance/{}", instance.id))?;
+                Ok::<_, StoreError>((job, instance, machines::get(db, "m1")?.unwrap(), lines))
+            })
+            .await
+            .unwrap();
+        assert_eq!(
+            (job.state, job.failure.unwrap().code.as_str()),
+            (JobState::Failed, "disk_ambiguous")
+        );
+        assert_eq!(
+            (instance.state, machine.state, machine.live_job),
+            (InstanceState::Failed, MachineState::Allocated, None)
+        );
+        assert_eq!(lines.len(), 1, "told once: {lines:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_answers_images_and_sightings_are_kept() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let now = Utc::now();
+        store
+            .transaction(move |db| {
+                credentials::insert(db, "h", "setup", "n", now)?;
+                assert_eq!(credentials::holder(db, "h", "api")?, None, "of another kind");
+                assert!(credentials::use_up(db, "h", now)? && !credentials::use_up(db, "h", now)?);
+                assert_eq!(credentials::holder(db, "h", "setup")?, None, "used up");
+                sites::insert_token(db, "t", &site(), "s", now)?;
+                assert!(sites::use_token(db, "t", now)? && !sites::use_token(db, "t", now)?);
+                let given = idempotency::Given {
+                    request: "r".into(),
+                    status: 202,
+                    body: "{}".into(),
+                };
+                idempotency::put(db, "k", &given, now)?;
+                assert_eq!(idempotency::get(db, "k", now)?, Some(given));
+                assert_eq!(
+                    idempotency::get(db, "k", now + TimeDelta::hours(25))?,
+                    None,
+                    "forgotten after a day"
+                );
+                let manifest = Manifest {
+                    size_bytes: 0,
+                    chunk_bytes: 4,
+                    chunks: vec![],
+                };
+                let image = images::Image {
+                    id: manifest.id(),
+                    name: "i".into(),
+                    manifest,
+                    created_at: now,
+                };
+                images::insert(db, &image)?;
+                assert_eq!(images::get(db, "i")?.unwrap().id, image.id);
+                let seen = MachineSeen {
+                    at: now,
+                    address: [192, 0, 2, 200].into(),
+                    inventory: None,
+                };
+                let stranger = MacAddr([2, 0, 0, 0, 0, 99]);
+                discovered::put(db, &site(), stranger, &seen, now)?;
+                discovered::put(db, &site(), machine(1).details.macs[0], &seen, now)?;
+                let listed: Vec<MacAddr> = discovered::list(db)?.into_iter().map(|(_, mac, _)| mac).collect();
+                assert_eq!(listed, [stranger], "an enrolled machine is not told of");
+                Ok::<_, StoreError>(())
+            })
+            .await
+            .unwrap();
+    })
+    .await;
+}

@@ -1,0 +1,394 @@
+//! DHCP answers by the packet, and a whole exchange over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use proptest::prelude::*;
+use slipway_edge::{
+    boot::{BootEntry, BootMode, BootTable},
+    dhcp::{
+        packet::{MessageType, Request, code},
+        reply::{Decision, Server, decide},
+        server,
+    },
+};
+use slipway_protocol::{
+    ids::{MacAddr, MachineId},
+    site::SubnetConfig,
+};
+use tokio::{net::UdpSocket, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const SERVER: Server = Server {
+    address: Ipv4Addr::new(192, 0, 2, 1),
+    http_port: 8081,
+};
+const KNOWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const LOCAL: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const UNKNOWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+
+fn table() -> BootTable {
+    let table = BootTable::default();
+    let subnet = SubnetConfig {
+        network: "192.0.2.0/24".parse().unwrap(),
+        server: SERVER.address,
+        gateway: Some(Ipv4Addr::new(192, 0, 2, 254)),
+        dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
+        pool: Some((Ipv4Addr::new(192, 0, 2, 200), Ipv4Addr::new(192, 0, 2, 201))),
+        lease_seconds: 3600,
+    };
+    table.set_site(&[subnet], true);
+    for (mac, last, mode) in [
+        (KNOWN, 10, BootMode::LiveOs { boot_key: "k".into() }),
+        (LOCAL, 11, BootMode::Local),
+    ] {
+        let machine = MachineId(Uuid::from_u128(last.into()));
+        let address = Ipv4Addr::new(192, 0, 2, last);
+        table.bind(BootEntry {
+            machine,
+            mac,
+            address,
+            hostname: Some("web-1".into()),
+            mode,
+        });
+    }
+    table
+}
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+}
+
+/// A client's packet.
+#[derive(Clone)]
+struct Client {
+    mac: MacAddr,
+    message: u8,
+    ciaddr: Ipv4Addr,
+    giaddr: Ipv4Addr,
+    options: Vec<(u8, Vec<u8>)>,
+}
+
+fn client(mac: MacAddr, message: u8) -> Client {
+    Client {
+        mac,
+        message,
+        ciaddr: Ipv4Addr::UNSPECIFIED,
+        giaddr: Ipv4Addr::UNSPECIFIED,
+        options: vec![],
+    }
+}
+
+impl Client {
+    fn with(mut self, code: u8, value: impl AsRef<[u8]>) -> Self {
+        self.options.push((code, value.as_ref().to_vec()));
+        self
+    }
+
+    fn pxe(self, architecture: u8) -> Self {
+        self.with(code::VENDOR_CLASS, b"PXEClient:Arch:00000")
+            .with(code::ARCHITECTURE, [0, architecture])
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = vec![0; 240];
+        out[..3].copy_from_slice(&[1, 1, 6]);
+        out[4..8].copy_from_slice(b"xid!");
+        out[12..16].copy_from_slice(&self.ciaddr.octets());
+        out[24..28].copy_from_slice(&self.giaddr.octets());
+        out[28..34].copy_from_slice(&self.mac.0);
+        out[236..240].copy_from_slice(&[99, 130, 83, 99]);
+        out.extend([code::MESSAGE_TYPE, 1, self.message]);
+        for (code, value) in &self.options {
+            out.extend([*code, u8::try_from(value.len()).unwrap()]);
+            out.extend(value);
+        }
+        out.push(255);
+        out
+    }
+
+    fn ask(&self, table: &BootTable) -> Option<(Decision, Vec<u8>)> {
+        let request = Request::parse(&self.bytes()).unwrap();
+        let decision = decide(&request, SERVER, table, now())?;
+        let bytes = decision.reply.encode(&request);
+        Some((decision, bytes))
+    }
+}
+
+fn option(bytes: &[u8], wanted: u8) -> Option<Vec<u8>> {
+    options(bytes)
+        .into_iter()
+        .find(|(code, _)| *code == wanted)
+        .map(|(_, value)| value)
+}
+
+fn options(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let (mut rest, mut found) = (&bytes[240..], vec![]);
+    while rest[0] != 255 {
+        let len = usize::from(rest[1]);
+        found.push((rest[0], rest[2..2 + len].to_vec()));
+        rest = &rest[2 + len..];
+    }
+    found
+}
+
+#[test]
+fn each_kind_of_client_gets_its_boot_file() {
+    let script = "http://192.0.2.1:8081/boot/02-00-00-00-00-01.ipxe";
+    let http = client(KNOWN, 1)
+        .with(code::VENDOR_CLASS, b"HTTPClient:Arch:00016")
+        .with(code::ARCHITECTURE, [0, 16]);
+    for (who, asks, file) in [
+        ("BIOS", client(KNOWN, 1).pxe(0), Some("undionly.kpxe")),
+        ("EFI, type 7", client(KNOWN, 1).pxe(7), Some("snponly.efi")),
+        ("EFI, type 9", client(KNOWN, 1).pxe(9), Some("snponly.efi")),
+        ("a 32-bit EFI", client(KNOWN, 1).pxe(6), None),
+        ("HTTP boot", http, Some("http://192.0.2.1:8081/ipxe/snponly.efi")),
+        (
+            "iPXE",
+            client(KNOWN, 1).pxe(0).with(code::USER_CLASS, b"iPXE"),
+            Some(script),
+        ),
+        (
+            "iPXE by RFC 3004",
+            client(KNOWN, 1).pxe(7).with(code::USER_CLASS, b"\x04iPXE"),
+            Some(script),
+        ),
+        ("an operating system", client(KNOWN, 1), None),
+        ("a machine that boots its disk", client(LOCAL, 1).pxe(0), None),
+        (
+            "an unknown machine",
+            client(UNKNOWN, 1).pxe(0),
+            Some("undionly.kpxe"),
+        ),
+    ] {
+        let (decision, bytes) = asks.ask(&table()).unwrap();
+        assert_eq!(decision.reply.message, MessageType::Offer, "{who}");
+        assert_eq!(
+            option(&bytes, code::BOOT_FILE)
+                .map(|f| String::from_utf8(f).unwrap())
+                .as_deref(),
+            file,
+            "{who}"
+        );
+        assert!(bytes.len() >= 300, "{who}: padded to BOOTP's least length");
+        assert_eq!(decision.unknown, asks.mac == UNKNOWN, "{who}");
+    }
+    let (_, ipxe) = client(KNOWN, 1)
+        .with(code::USER_CLASS, b"iPXE")
+        .ask(&table())
+        .unwrap();
+    assert_eq!(
+        option(&ipxe, code::IPXE),
+        Some(vec![176, 1, 1]),
+        "no wait for ProxyDHCP"
+    );
+    let (_, pxe) = client(KNOWN, 1).pxe(0).ask(&table()).unwrap();
+    assert_eq!(
+        option(&pxe, code::VENDOR),
+        Some(vec![6, 1, 8, 255]),
+        "no boot server discovery"
+    );
+}
+
+#[test]
+fn an_address_comes_with_all_that_belongs_to_it() {
+    let asks = client(KNOWN, 1)
+        .with(code::CLIENT_ID, b"\x01id")
+        .with(code::MACHINE_ID, b"guid");
+    let (decision, bytes) = asks.ask(&table()).unwrap();
+    assert_eq!(decision.reply.yiaddr, Ipv4Addr::new(192, 0, 2, 10));
+    assert_eq!(decision.to, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+    for (code, value) in [
+        (code::SUBNET_MASK, vec![255, 255, 255, 0]),
+        (code::ROUTER, vec![192, 0, 2, 254]),
+        (code::DNS, vec![192, 0, 2, 53]),
+        (code::LEASE_TIME, 3600_u32.to_be_bytes().to_vec()),
+        (code::HOST_NAME, b"web-1".to_vec()),
+        (code::CLIENT_ID, b"\x01id".to_vec()),
+        (code::MACHINE_ID, b"guid".to_vec()),
+    ] {
+        assert_eq!(option(&bytes, code), Some(value), "option {code}");
+    }
+}
+
+#[test]
+fn a_relay_gets_its_own_words_back_last() {
+    let relay = Ipv4Addr::new(192, 0, 2, 253);
+    let information = [1, 4, 9, 9, 9, 9, 151, 1, 0xff];
+    let asks = Client {
+        giaddr: relay,
+        ..client(KNOWN, 1).with(code::RELAY, information)
+    };
+    let (decision, bytes) = asks.ask(&table()).unwrap();
+    assert_eq!(decision.to, SocketAddrV4::new(relay, 67));
+    assert_eq!(options(&bytes).last(), Some(&(code::RELAY, information.to_vec())));
+    let elsewhere = Client {
+        giaddr: Ipv4Addr::new(10, 0, 0, 1),
+        ..asks
+    };
+    assert!(elsewhere.ask(&table()).is_none(), "a network nobody configured");
+}
+
+#[test]
+fn requests_are_granted_refused_or_left_to_others() {
+    let address = |last| [192, 0, 2, last];
+    let request = |last| client(KNOWN, 3).with(code::REQUESTED_IP, address(last));
+    let message = |asks: Client| asks.ask(&table()).map(|(decision, _)| decision.reply.message);
+    assert_eq!(
+        message(request(10).with(code::SERVER_ID, address(1))),
+        Some(MessageType::Ack)
+    );
+    assert_eq!(message(request(77)), Some(MessageType::Nak), "a wrong address");
+    assert_eq!(
+        message(request(10).with(code::SERVER_ID, address(9))),
+        None,
+        "another server was chosen"
+    );
+    let renew = Client {
+        ciaddr: address(10).into(),
+        ..client(KNOWN, 3)
+    };
+    let (decision, _) = renew.ask(&table()).unwrap();
+    assert_eq!(decision.reply.message, MessageType::Ack);
+    assert_eq!(
+        decision.to,
+        SocketAddrV4::new(address(10).into(), 68),
+        "renewals are unicast"
+    );
+    let inform = Client { message: 8, ..renew };
+    let (decision, bytes) = inform.ask(&table()).unwrap();
+    assert!(
+        decision.reply.yiaddr.is_unspecified() && option(&bytes, code::LEASE_TIME).is_none(),
+        "RFC 2131, 4.3.5"
+    );
+}
+
+#[test]
+fn a_declined_address_is_not_offered_again() {
+    let table = table();
+    let offered = |table: &BootTable| client(UNKNOWN, 1).ask(table).unwrap().0.reply.yiaddr;
+    let first = offered(&table);
+    assert!(
+        client(UNKNOWN, 4)
+            .with(code::REQUESTED_IP, first.octets())
+            .ask(&table)
+            .is_none()
+    );
+    assert_ne!(offered(&table), first);
+}
+
+#[test]
+fn odd_packets_lose_nothing() {
+    let mut bytes = client(KNOWN, 1)
+        .with(code::HOST_NAME, [0xff, 0xfe])
+        .with(code::CLIENT_ID, b"id")
+        .bytes();
+    let request = Request::parse(&bytes).unwrap();
+    assert_eq!(
+        request.option(code::CLIENT_ID),
+        Some(&b"id"[..]),
+        "a bad host name hides nothing"
+    );
+    bytes.truncate(bytes.len() - 2);
+    assert!(Request::parse(&bytes).is_some(), "a cut last option");
+    let split = client(KNOWN, 1)
+        .with(code::VENDOR_CLASS, b"PXE")
+        .with(code::VENDOR_CLASS, b"Client");
+    assert_eq!(
+        Request::parse(&split.bytes()).unwrap().option(code::VENDOR_CLASS),
+        Some(&b"PXEClient"[..]),
+        "RFC 3396"
+    );
+    let mut overloaded = client(KNOWN, 1).with(code::OVERLOAD, [1]).bytes();
+    overloaded[108..115].copy_from_slice(&[code::USER_CLASS, 4, b'i', b'P', b'X', b'E', 255]);
+    assert!(
+        Request::parse(&overloaded).unwrap().is_ipxe(),
+        "options in the file field"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_make_it_panic(tail in proptest::collection::vec(any::<u8>(), 0..200), flips in proptest::collection::vec((0..240_usize, any::<u8>()), 0..4)) {
+        let mut bytes = client(KNOWN, 1).pxe(0).bytes();
+        bytes.truncate(243);
+        bytes.extend(tail);
+        for (at, value) in flips {
+            bytes[at] = value;
+        }
+        if let Some(request) = Request::parse(&bytes)
+            && let Some(decision) = decide(&request, SERVER, &table(), now())
+        {
+            prop_assert!(decision.reply.encode(&request).len() >= 300);
+        }
+    }
+}
+
+/// Discover, offer, request, acknowledgement between two real sockets, as through a relay on loopback.
+#[tokio::test]
+async fn a_whole_exchange_over_real_sockets() {
+    let loopback = Ipv4Addr::new(127, 0, 67, 1);
+    let relay = UdpSocket::bind((loopback, 67)).await.unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = socket.local_addr().unwrap();
+    let table = Arc::new(BootTable::default());
+    let pool = (Ipv4Addr::new(127, 0, 67, 10), Ipv4Addr::new(127, 0, 67, 20));
+    table.set_site(
+        &[SubnetConfig {
+            network: "127.0.67.0/24".parse().unwrap(),
+            server: Ipv4Addr::new(127, 0, 67, 2),
+            gateway: None,
+            dns: vec![],
+            pool: Some(pool),
+            lease_seconds: 600,
+        }],
+        false,
+    );
+    let (sightings, mut seen) = mpsc::channel(8);
+    let stop = CancellationToken::new();
+    let server = Server {
+        address: Ipv4Addr::LOCALHOST,
+        http_port: 8081,
+    };
+    tokio::spawn(server::run(socket, server, table, now, (sightings, stop.clone())));
+    let mut buffer = [0; 1500];
+    let mut exchange = async |asks: Client| {
+        relay.send_to(&asks.bytes(), at).await.unwrap();
+        let len = tokio::time::timeout(Duration::from_secs(10), relay.recv(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        buffer[..len].to_vec()
+    };
+    let offer = exchange(Client {
+        giaddr: loopback,
+        ..client(UNKNOWN, 1)
+    })
+    .await;
+    assert_eq!(option(&offer, code::MESSAGE_TYPE), Some(vec![2]));
+    let request = client(UNKNOWN, 3)
+        .with(code::REQUESTED_IP, &offer[16..20])
+        .with(code::SERVER_ID, [127, 0, 0, 1]);
+    let ack = exchange(Client {
+        giaddr: loopback,
+        ..request
+    })
+    .await;
+    assert_eq!(
+        (option(&ack, code::MESSAGE_TYPE), &ack[16..20]),
+        (Some(vec![5]), &[127, 0, 67, 10][..])
+    );
+    assert_eq!(seen.recv().await.unwrap().event.code, "offer");
+    assert!(seen.recv().await.unwrap().unknown);
+    stop.cancel();
+}

@@ -1,0 +1,380 @@
+//! What comes next: the runner's decisions under retries, late words, restarts and any schedule at all.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use chrono::{DateTime, TimeDelta, Utc};
+use proptest::prelude::*;
+use slipway_edge::runner::next::{
+    self, Side, StepUpdate, advance, agent_reported, agent_said_hello, apply, begin, guest_phoned_home,
+};
+use slipway_protocol::{
+    ids::{BootId, Digest, ImageId, JobId, MachineId, StepId},
+    inventory::{DiskRule, FirmwareKind},
+    order::{Action, BootDevice, Hardware, Order, Step, UnknownAction},
+    report::{AgentReport, Failure, Outcome, Progress, Report, StepReport, StepState},
+};
+use uuid::Uuid;
+
+fn id(name: &str) -> StepId {
+    StepId::new(name).unwrap()
+}
+
+fn step(name: &str, action: Action, needs: &[&str]) -> Step {
+    Step {
+        id: id(name),
+        role: action.role(),
+        action,
+        needs: needs.iter().map(|n| id(n)).collect(),
+        no_progress_timeout_s: 60,
+        retries: 1,
+    }
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+}
+
+fn order() -> Order {
+    let image = ImageId::of(b"i");
+    Order {
+        machine: MachineId(Uuid::nil()),
+        job: JobId(Uuid::nil()),
+        deadline: at(3600),
+        hardware: Hardware {
+            macs: vec![],
+            firmware: FirmwareKind::Bios,
+            bmc: None,
+        },
+        secrets: std::collections::BTreeMap::new(),
+        steps: vec![
+            step("image", Action::ImageEnsure { image }, &[]),
+            step(
+                "boot",
+                Action::DriverBoot {
+                    device: BootDevice::Pxe,
+                },
+                &["image"],
+            ),
+            step(
+                "choose",
+                Action::AgentChooseDisk {
+                    rule: DiskRule::default(),
+                },
+                &["boot"],
+            ),
+            step("write", Action::AgentWriteImage { image }, &["choose"]),
+            step("reboot", Action::AgentReboot, &["write"]),
+            step(
+                "verify",
+                Action::GuestVerify {
+                    nonce_sha256: Digest::of(b"n"),
+                },
+                &["reboot"],
+            ),
+        ],
+    }
+}
+
+fn boot(n: u128) -> BootId {
+    BootId(Uuid::from_u128(n))
+}
+
+fn state(report: &Report, name: &str) -> (StepState, u32) {
+    let step = report.steps.iter().find(|s| s.id == id(name)).unwrap();
+    (step.state, step.attempt)
+}
+
+fn failure(transient: bool) -> StepUpdate {
+    StepUpdate::Failed(Failure {
+        code: "x".into(),
+        message: "x".into(),
+        transient,
+    })
+}
+
+/// What an agent says of one step.
+fn says(report: &Report, boot_n: u128, name: &str, state: StepState) -> AgentReport {
+    let attempt = self::state(report, name).1;
+    let step = StepReport {
+        state,
+        attempt,
+        ..StepReport::pending(id(name))
+    };
+    AgentReport {
+        boot: boot(boot_n),
+        job: report.job,
+        order_revision: 1,
+        steps: vec![step],
+        disk: None,
+    }
+}
+
+/// A report that has come as far as `write` running under boot 1.
+fn at_write(order: &Order) -> Report {
+    let mut report = begin(order, 1, None);
+    for name in ["image", "boot"] {
+        advance(order, &mut report, at(0));
+        assert!(apply(order, &mut report, &id(name), StepUpdate::Done, at(0)));
+    }
+    advance(order, &mut report, at(1));
+    agent_said_hello(order, &mut report, boot(1), at(1));
+    let said = says(&report, 1, "choose", StepState::Done);
+    assert!(agent_reported(order, &mut report, &said, at(1)));
+    advance(order, &mut report, at(2));
+    assert_eq!(state(&report, "write"), (StepState::Running, 1));
+    report
+}
+
+#[test]
+fn steps_run_in_their_order_to_a_verified_guest() {
+    let order = order();
+    let mut report = at_write(&order);
+    for name in ["write", "reboot"] {
+        let said = says(&report, 1, name, StepState::Done);
+        assert!(agent_reported(&order, &mut report, &said, at(3)));
+        advance(&order, &mut report, at(3));
+    }
+    assert_eq!(report.outcome, Outcome::Running, "installed is not assumed");
+    guest_phoned_home(&order, &mut report, "web-1".into(), at(9));
+    advance(&order, &mut report, at(9));
+    assert_eq!(report.outcome, Outcome::Done { at: at(9) });
+}
+
+#[test]
+fn a_guest_that_is_up_was_rebooted_whoever_missed_it() {
+    let order = order();
+    let mut report = at_write(&order);
+    let said = says(&report, 1, "write", StepState::Done);
+    agent_reported(&order, &mut report, &said, at(3));
+    advance(&order, &mut report, at(3));
+    assert_eq!(state(&report, "reboot").0, StepState::Running);
+    guest_phoned_home(&order, &mut report, String::new(), at(9));
+    while advance(&order, &mut report, at(9)).changed {}
+    assert!(matches!(report.outcome, Outcome::Done { .. }));
+}
+
+#[test]
+fn what_may_pass_is_tried_again_and_then_fails_by_name() {
+    let order = order();
+    let mut report = begin(&order, 1, None);
+    advance(&order, &mut report, at(0));
+    apply(&order, &mut report, &id("image"), failure(true), at(0));
+    let decision = advance(&order, &mut report, at(0));
+    assert_eq!(state(&report, "image"), (StepState::Pending, 1));
+    assert_eq!(decision.wake_at, Some(at(1)), "after a pause");
+    advance(&order, &mut report, at(1));
+    assert_eq!(state(&report, "image"), (StepState::Running, 2));
+    apply(&order, &mut report, &id("image"), failure(true), at(2));
+    assert!(
+        matches!(&report.outcome, Outcome::Failed { step: Some(s), failure, .. } if *s == id("image") && failure.code == "x")
+    );
+    let mut report = begin(&order, 1, None);
+    advance(&order, &mut report, at(0));
+    apply(&order, &mut report, &id("image"), failure(false), at(0));
+    assert!(report.outcome.is_final(), "what cannot pass is not tried again");
+    assert!(!advance(&order, &mut report, at(5)).changed);
+    assert_eq!(
+        state(&report, "boot").0,
+        StepState::Pending,
+        "nothing later begins"
+    );
+}
+
+#[test]
+fn no_progress_the_deadline_and_an_unknown_action_have_names() {
+    let order = order();
+    let code = |report: &Report| match &report.outcome {
+        Outcome::Failed { failure, .. } => failure.code.clone(),
+        other => panic!("{other:?}"),
+    };
+    let mut report = begin(&order, 1, None);
+    for second in [0, 60, 61, 62, 122] {
+        advance(&order, &mut report, at(second));
+    }
+    assert_eq!(code(&report), "no_progress");
+    let mut report = at_write(&order);
+    apply(
+        &order,
+        &mut report,
+        &id("write"),
+        StepUpdate::Progress(None),
+        at(3599),
+    );
+    advance(&order, &mut report, at(3600));
+    assert_eq!(code(&report), "deadline");
+    let mut newer = order.clone();
+    newer.steps[0].action = Action::Unknown(UnknownAction {
+        name: "polish".into(),
+    });
+    let mut report = begin(&newer, 1, None);
+    advance(&newer, &mut report, at(0));
+    assert_eq!(code(&report), "unknown_action");
+}
+
+#[test]
+fn late_and_foreign_words_change_nothing() {
+    let order = order();
+    let report = at_write(&order);
+    let other_boot = says(&report, 2, "write", StepState::Done);
+    let mut other_attempt = says(&report, 1, "write", StepState::Done);
+    other_attempt.steps[0].attempt = 7;
+    let other_job = AgentReport {
+        job: JobId(Uuid::from_u128(5)),
+        ..says(&report, 1, "write", StepState::Done)
+    };
+    let not_its_own = says(&report, 1, "image", StepState::Failed);
+    let not_its_turn = says(&report, 1, "reboot", StepState::Done);
+    for said in [other_boot, other_attempt, other_job, not_its_own, not_its_turn] {
+        let mut after = report.clone();
+        assert!(!agent_reported(&order, &mut after, &said, at(5)));
+        assert_eq!(after, report, "{said:?}");
+    }
+    let mut after = report.clone();
+    let mut said = says(&report, 1, "write", StepState::Running);
+    said.steps[0].progress = Some(Progress {
+        done_bytes: 1,
+        total_bytes: 2,
+    });
+    agent_reported(&order, &mut after, &said, at(5));
+    let once = after.clone();
+    agent_reported(&order, &mut after, &said, at(50));
+    assert_eq!(after, once, "a repeated word is no progress");
+}
+
+#[test]
+fn a_machine_that_restarts_has_failed_an_attempt_unless_it_was_told_to() {
+    let order = order();
+    let mut report = at_write(&order);
+    agent_said_hello(&order, &mut report, boot(1), at(3));
+    assert_eq!(
+        state(&report, "write"),
+        (StepState::Running, 1),
+        "the same boot, after a reconnect"
+    );
+    agent_said_hello(&order, &mut report, boot(2), at(4));
+    assert_eq!(state(&report, "write"), (StepState::Pending, 1));
+    advance(&order, &mut report, at(6));
+    assert_eq!(state(&report, "write"), (StepState::Running, 2));
+    agent_said_hello(&order, &mut report, boot(3), at(7));
+    assert!(matches!(&report.outcome, Outcome::Failed { failure, .. } if failure.code == "agent_restarted"));
+}
+
+#[test]
+fn a_newer_revision_of_the_same_job_keeps_what_is_done() {
+    let order = order();
+    let report = at_write(&order);
+    let newer = begin(&order, 2, Some(&report));
+    assert_eq!(
+        (newer.order_revision, state(&newer, "choose").0),
+        (2, StepState::Done)
+    );
+    let other = Order {
+        job: JobId(Uuid::from_u128(9)),
+        ..order
+    };
+    assert_eq!(
+        state(&begin(&other, 3, Some(&report)), "choose").0,
+        StepState::Pending
+    );
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Time(u16),
+    Edge(usize, u8),
+    Agent(u8, usize, u8, u32),
+    Hello(u8),
+    PhoneHome,
+    Crash,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..90_u16).prop_map(Event::Time),
+        3 => (0..6_usize, 0..4_u8).prop_map(|(s, u)| Event::Edge(s, u)),
+        4 => (1..3_u8, 0..6_usize, 0..4_u8, 0..4_u32).prop_map(|(b, s, st, a)| Event::Agent(b, s, st, a)),
+        1 => (1..4_u8).prop_map(Event::Hello),
+        1 => Just(Event::PhoneHome),
+        2 => Just(Event::Crash),
+    ]
+}
+
+fn happen(order: &Order, report: &mut Report, event: &Event, now: &mut DateTime<Utc>) {
+    match event {
+        Event::Time(seconds) => *now += TimeDelta::seconds((*seconds).into()),
+        Event::Edge(step, update) => {
+            let update = match update {
+                0 => StepUpdate::Done,
+                1 => StepUpdate::Progress(None),
+                other => failure(*other == 2),
+            };
+            let step = &order.steps[*step];
+            if next::running(order, report, Side::Edge)
+                .iter()
+                .any(|(s, _)| s.id == step.id)
+            {
+                apply(order, report, &step.id, update, *now);
+            }
+        }
+        Event::Agent(b, step, state, attempt) => {
+            let state = [
+                StepState::Pending,
+                StepState::Running,
+                StepState::Done,
+                StepState::Failed,
+            ][usize::from(*state)];
+            let step = StepReport {
+                state,
+                attempt: *attempt,
+                ..StepReport::pending(order.steps[*step].id.clone())
+            };
+            let said = AgentReport {
+                boot: boot((*b).into()),
+                job: order.job,
+                order_revision: 1,
+                steps: vec![step],
+                disk: None,
+            };
+            agent_reported(order, report, &said, *now);
+        }
+        Event::Hello(b) if !report.outcome.is_final() => {
+            agent_said_hello(order, report, boot((*b).into()), *now)
+        }
+        Event::PhoneHome if !report.outcome.is_final() => {
+            guest_phoned_home(order, report, String::new(), *now)
+        }
+        Event::Crash => *report = serde_json::from_str(&serde_json::to_string(report).unwrap()).unwrap(),
+        Event::Hello(_) | Event::PhoneHome => {}
+    }
+    while advance(order, report, *now).changed {}
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_schedule_ends_by_the_deadline_and_goes_only_forward(events in proptest::collection::vec(event(), 0..80)) {
+        let order = order();
+        let mut report = begin(&order, 1, None);
+        let mut now = at(0);
+        for event in &events {
+            let before = report.clone();
+            happen(&order, &mut report, event, &mut now);
+            if before.outcome.is_final() {
+                prop_assert_eq!(&report.outcome, &before.outcome);
+            }
+            for (was, is) in before.steps.iter().zip(&report.steps) {
+                prop_assert!(was.state != StepState::Done || is.state == StepState::Done, "{} was undone", is.id);
+                prop_assert!(is.attempt <= 2, "{} is tried more often than its retries allow", is.id);
+                prop_assert!(is.attempt >= was.attempt);
+            }
+            for step in &order.steps {
+                let began = state(&report, step.id.as_str()).1 > 0;
+                let ready = step.needs.iter().all(|n| state(&report, n.as_str()).0 == StepState::Done);
+                prop_assert!(!began || ready, "{} began before what it needs", step.id);
+            }
+        }
+        happen(&order, &mut report, &Event::Time(0), &mut at(3600));
+        prop_assert!(report.outcome.is_final(), "no state without an exit");
+    }
+}
