@@ -176,6 +176,7 @@ async fn every_route_but_the_reviewed_ones_refuses_without_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn bad_input_is_refused_by_a_stable_code() {
     let server = server().await;
     server.make_site().await;
@@ -329,6 +330,7 @@ fn join_request(token: &JoinToken) -> (ProvenJoinRequest, OpeningKey) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn a_join_token_is_good_once_for_its_holder_and_chunks_are_for_edges() {
     let server = server().await;
     server.make_site().await;
