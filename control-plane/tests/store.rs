@@ -250,6 +250,7 @@ fn instance() -> Instance {
 
 /// A job's end moves job, instance and machine together, once.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn a_final_report_ends_the_job_once() {
     on_each_database(|store| async move {
         with_site_and_machine(&store).await;
