@@ -1,0 +1,273 @@
+//! Frozen bytes of version 1. If this fails, do not change the files: a message that peers in the field send would no
+//! longer be read, or would be written otherwise.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Serialize, de::DeserializeOwned};
+use slipway_protocol::{
+    ids::{BootId, Digest, ImageId, JobId, MacAddr, MachineId, SiteId, StepId},
+    image::{Chunk, ImageNotice, Manifest},
+    inventory::{Disk, DiskKind, DiskRule, FirmwareKind},
+    keys::{Expect, KeyRing, Signer, Stamp},
+    order::{Action, BmcAccess, BmcDriver, BootDevice, GuestConfig, Hardware, Order, Step},
+    report::{
+        EventSource, Failure, Outcome, Progress, Release, ReleasedStep, Report, StepReport, StepState,
+        TimelineEvent,
+    },
+    seal::Sealed,
+    site::{SiteConfig, SubnetConfig},
+    sync::{Hello, SyncRequest},
+    topic::Topic,
+};
+use uuid::Uuid;
+
+fn signer() -> Signer {
+    Signer::from_seed(&[1; 32]).unwrap()
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_000_000 + seconds, 0).unwrap()
+}
+
+fn site() -> SiteId {
+    SiteId::new("bj-1").unwrap()
+}
+
+fn machine() -> MachineId {
+    MachineId(Uuid::from_u128(1))
+}
+
+fn sealed() -> Sealed {
+    Sealed {
+        ephemeral: "AAAA".into(),
+        ciphertext: "BBBB".into(),
+    }
+}
+
+/// Writes what is frozen and reads it back: both must hold.
+fn frozen<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+    name: &str,
+    topic: &Topic,
+    body: &T,
+) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/v1")
+        .join(name);
+    let stamp = Stamp {
+        revision: 7,
+        issued_at: at(0),
+        expires_at: at(0) + TimeDelta::hours(1),
+    };
+    let written = String::from_utf8(signer().seal(topic, stamp, body)).unwrap();
+    let golden = std::fs::read_to_string(&path)
+        .unwrap_or_else(|_| panic!("{name} is missing; it would be\n{written}"));
+    let golden = golden.trim_end();
+    let ring = KeyRing::new([signer().verifying_key()]);
+    let read = ring
+        .open::<T>(
+            topic,
+            golden.as_bytes(),
+            Expect {
+                now: at(1),
+                held: None,
+            },
+        )
+        .unwrap();
+    assert_eq!(read.body(), body, "{name} is read as it was meant");
+    assert_eq!(written, golden, "{name} is written as it was");
+}
+
+fn step(id: &str, action: Action, needs: &[&str]) -> Step {
+    Step {
+        id: StepId::new(id).unwrap(),
+        role: action.role(),
+        action,
+        needs: needs.iter().map(|need| StepId::new(*need).unwrap()).collect(),
+        no_progress_timeout_s: 60,
+        retries: 1,
+    }
+}
+
+#[test]
+fn order() {
+    let image = ImageId::of(b"image");
+    let guest = GuestConfig {
+        instance_id: "i-1".into(),
+        hostname: "web-1".into(),
+        user: "debian".into(),
+        ssh_keys: vec!["ssh-ed25519 AAAA me".into()],
+        user_data: Some("user-data".into()),
+        phone_home: "phone-home".into(),
+    };
+    let rule = DiskRule {
+        serial: Some("S1".into()),
+        kind: Some(DiskKind::Nvme),
+        ..DiskRule::default()
+    };
+    let bind = Action::DhcpBind {
+        address: [192, 0, 2, 10].into(),
+        hostname: Some("web-1".into()),
+    };
+    let order = Order {
+        machine: machine(),
+        job: JobId(Uuid::from_u128(2)),
+        deadline: at(7200),
+        hardware: Hardware {
+            macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
+            firmware: FirmwareKind::Uefi,
+            bmc: Some(BmcAccess {
+                driver: BmcDriver::Ipmi,
+                address: "192.0.2.101:623".parse().unwrap(),
+                username: "admin".into(),
+                password: "bmc-password".into(),
+            }),
+        },
+        secrets: BTreeMap::from([("bmc-password".to_owned(), sealed())]),
+        steps: vec![
+            step("a", Action::ImageEnsure { image }, &[]),
+            step("b", bind, &[]),
+            step("c", Action::BootLiveos, &["b"]),
+            step(
+                "d",
+                Action::DriverBoot {
+                    device: BootDevice::Pxe,
+                },
+                &["a", "c"],
+            ),
+            step("e", Action::AgentInventory, &["d"]),
+            step("f", Action::AgentChooseDisk { rule }, &["e"]),
+            step("g", Action::AgentWriteImage { image }, &["f"]),
+            step("h", Action::AgentConfigure { guest }, &["g"]),
+            step("i", Action::BootLocal, &["h"]),
+            step("j", Action::AgentReboot, &["i"]),
+            step(
+                "k",
+                Action::GuestVerify {
+                    nonce_sha256: Digest::of(b"n"),
+                },
+                &["j"],
+            ),
+            step("l", Action::DriverPower { on: false }, &["k"]),
+        ],
+    };
+    frozen("order.json", &Topic::Order(site(), machine()), &order);
+}
+
+#[test]
+fn report() {
+    let failure = Failure {
+        code: "no_progress".into(),
+        message: "none".into(),
+        transient: true,
+    };
+    let running = StepReport {
+        state: StepState::Running,
+        attempt: 2,
+        started_at: Some(at(1)),
+        progressed_at: Some(at(2)),
+        progress: Some(Progress {
+            done_bytes: 1,
+            total_bytes: 2,
+        }),
+        failure: Some(failure.clone()),
+        ..StepReport::pending(StepId::new("a").unwrap())
+    };
+    let report = Report {
+        machine: machine(),
+        job: JobId(Uuid::from_u128(2)),
+        order_revision: 7,
+        outcome: Outcome::Failed {
+            at: at(3),
+            step: Some(StepId::new("a").unwrap()),
+            failure,
+        },
+        steps: vec![running, StepReport::pending(StepId::new("b").unwrap())],
+        disk: Some(Disk {
+            serial: Some("S1".into()),
+            wwn: None,
+            model: None,
+            size_bytes: 10,
+            kind: DiskKind::Ssd,
+        }),
+        inventory: None,
+        agent: Some(BootId(Uuid::from_u128(3))),
+        events: vec![TimelineEvent {
+            at: at(1),
+            source: EventSource::Dhcp,
+            code: "offer".into(),
+            text: "x".into(),
+        }],
+    };
+    frozen("report.json", &Topic::Report(site(), machine()), &report);
+}
+
+#[test]
+fn config_image_release_hello_and_sync() {
+    let subnet = SubnetConfig {
+        network: "192.0.2.0/24".parse().unwrap(),
+        server: [192, 0, 2, 1].into(),
+        gateway: None,
+        dns: vec![[192, 0, 2, 53].into()],
+        pool: Some(([192, 0, 2, 200].into(), [192, 0, 2, 250].into())),
+        lease_seconds: 600,
+    };
+    let config = SiteConfig {
+        subnets: vec![subnet],
+        verifying_keys: vec![signer().verifying_key()],
+        discover: true,
+    };
+    frozen("config.json", &Topic::Config(site()), &config);
+    let chunks = vec![
+        Chunk::Zero,
+        Chunk::Data {
+            sha256: Digest::of(b"x"),
+            stored_bytes: 5,
+        },
+    ];
+    let manifest = Manifest {
+        size_bytes: 5,
+        chunk_bytes: 4,
+        chunks,
+    };
+    let topic = Topic::Image(site(), manifest.id());
+    frozen(
+        "image.json",
+        &topic,
+        &ImageNotice {
+            name: "debian".into(),
+            manifest,
+            pinned: false,
+        },
+    );
+    let release = Release {
+        boot: BootId(Uuid::from_u128(3)),
+        job: JobId(Uuid::from_u128(2)),
+        order_revision: 7,
+        run: vec![ReleasedStep {
+            id: StepId::new("a").unwrap(),
+            attempt: 1,
+        }],
+        disk: None,
+        secrets: BTreeMap::from([("phone-home".to_owned(), sealed())]),
+    };
+    frozen("release.json", &Topic::AgentRelease(site(), machine()), &release);
+    let hello = Hello {
+        version: "0.1.0".into(),
+        wire: (1, 1),
+        actions: vec!["image_ensure".into()],
+        commands: Digest::of(b"c"),
+        reports: Digest::of(b"r"),
+        lists: None,
+    };
+    frozen("hello.json", &Topic::Hello(site()), &hello);
+    frozen(
+        "sync.json",
+        &Topic::Sync(site()),
+        &SyncRequest::Reports {
+            subjects: vec!["m".into()],
+        },
+    );
+}
