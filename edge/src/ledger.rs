@@ -4,26 +4,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use slipway_protocol::{
+    order::KNOWN_ACTIONS,
     sync::{Hello, Holdings, Lists},
     topic::Kind,
     version,
 };
-
-/// Actions this build can carry out, told to the control plane.
-const ACTIONS: [&str; 12] = [
-    "image_ensure",
-    "dhcp_bind",
-    "boot_liveos",
-    "boot_local",
-    "driver_boot",
-    "driver_power",
-    "agent_inventory",
-    "agent_choose_disk",
-    "agent_write_image",
-    "agent_configure",
-    "agent_reboot",
-    "guest_verify",
-];
 
 /// Both holdings of an edge.
 #[derive(Debug, Default)]
@@ -69,7 +54,7 @@ impl Ledger {
         Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: (version::MIN, version::CURRENT),
-            actions: ACTIONS.map(str::to_owned).to_vec(),
+            actions: KNOWN_ACTIONS.map(str::to_owned).to_vec(),
             commands: inner.commands.digest(),
             reports: inner.reports.digest(),
             lists,

@@ -237,7 +237,8 @@ enum KnownAction {
     },
 }
 
-const KNOWN_ACTIONS: [&str; 12] = [
+/// The actions this build knows, by their names on the wire.
+pub const KNOWN_ACTIONS: [&str; 12] = [
     "image_ensure",
     "dhcp_bind",
     "boot_liveos",

@@ -92,6 +92,7 @@ fn step(id: &str, action: Action, needs: &[&str]) -> Step {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one of each action")]
 fn order() {
     let image = ImageId::of(b"image");
     let guest = GuestConfig {
@@ -205,6 +206,7 @@ fn report() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one of each message")]
 fn config_image_release_hello_and_sync() {
     let subnet = SubnetConfig {
         network: "192.0.2.0/24".parse().unwrap(),

@@ -74,7 +74,7 @@ pub(super) fn connect(context: &Context, teller: &Teller) -> Result<IpmiBmc, Fai
     let access: &BmcAccess = order.hardware.bmc.as_ref().ok_or_else(|| {
         failure(
             "no_bmc",
-            "the machine has no BMC on record; add one with `slipway machine set --bmc`",
+            "the machine has no BMC on record; delete it and add it anew with `slipway machine create --bmc`",
             false,
         )
     })?;
