@@ -13,7 +13,7 @@ packages="
   postgresql postgresql-client
   mmdebstrap gdisk fdisk dosfstools mtools e2fsprogs zstd xz-utils cpio busybox-static binutils
   syslinux syslinux-common systemd-boot-efi
-  openssh-client curl jq ca-certificates tftp-hpa gcc libc6-dev make git openssl sqlite3
+  openssh-client curl jq ca-certificates tftp-hpa gcc libc6-dev make git openssl sqlite3 procps
 "
 
 missing=""
