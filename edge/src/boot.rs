@@ -1,18 +1,22 @@
 //! The boot table: what DHCP, TFTP and HTTP answer a machine, in memory, one change at a time. A change of one machine
 //! among 100,000 touches that machine's entry and nothing else. No I/O here; `now` is an argument.
 
+mod leases;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashMap,
     net::Ipv4Addr,
     sync::{PoisonError, RwLock},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
 use slipway_protocol::{
     ids::{MacAddr, MachineId},
     site::SubnetConfig,
 };
+
+pub use self::leases::Lease;
+use self::leases::{Asking, Leases};
 
 /// A machine's port as orders want it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +25,7 @@ pub struct BootEntry {
     pub machine: MachineId,
     /// The port.
     pub mac: MacAddr,
-    /// The address it is given.
+    /// The address it is given. All ports of a machine may have the same: it boots by one of them.
     pub address: Ipv4Addr,
     /// The name sent with it.
     pub hostname: Option<String>,
@@ -41,17 +45,6 @@ pub enum BootMode {
     },
 }
 
-/// A lease of an address from a pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// Who has it.
-    pub mac: MacAddr,
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Until when.
-    pub until: DateTime<Utc>,
-}
-
 /// What to answer a port that asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -67,8 +60,15 @@ pub struct Answer {
     pub unknown: bool,
 }
 
-/// How long a declined address is left alone.
-const DECLINED_FOR: TimeDelta = TimeDelta::minutes(10);
+/// An address that entries give.
+#[derive(Debug)]
+struct Reserved {
+    ports: Vec<MacAddr>,
+    /// The port that was granted it last.
+    granted: Option<MacAddr>,
+    /// How long that grant runs.
+    until: DateTime<Utc>,
+}
 
 /// The table; shared by all boot services.
 #[derive(Default)]
@@ -81,10 +81,8 @@ struct Inner {
     subnets: Vec<SubnetConfig>,
     discover: bool,
     entries: HashMap<MacAddr, BootEntry>,
-    reserved: HashMap<Ipv4Addr, MacAddr>,
-    leases: HashMap<MacAddr, Lease>,
-    leased: BTreeMap<Ipv4Addr, MacAddr>,
-    declined: HashMap<Ipv4Addr, DateTime<Utc>>,
+    reserved: HashMap<Ipv4Addr, Reserved>,
+    leases: Leases,
 }
 
 impl BootTable {
@@ -101,17 +99,15 @@ impl BootTable {
         let mut inner = self.write();
         inner.subnets = subnets.to_vec();
         inner.discover = discover;
+        inner.leases.set_pools(subnets.iter().filter_map(|s| s.pool));
     }
 
     /// Sets what one port is answered.
     pub fn bind(&self, entry: BootEntry) {
-        let mut inner = self.write();
-        inner.unbind(entry.mac);
-        inner.reserved.insert(entry.address, entry.mac);
-        inner.entries.insert(entry.mac, entry);
+        self.write().bind(entry);
     }
 
-    /// Forgets a port.
+    /// Forgets a port. Its address goes back to the pool it is in, if any, once the last grant of it has run out.
     pub fn unbind(&self, mac: MacAddr) {
         self.write().unbind(mac);
     }
@@ -133,21 +129,20 @@ impl BootTable {
     pub fn address_of(&self, mac: MacAddr) -> Option<Ipv4Addr> {
         let inner = self.read();
         let reserved = inner.entries.get(&mac).map(|entry| entry.address);
-        reserved.or_else(|| inner.leases.get(&mac).map(|lease| lease.address))
+        reserved.or_else(|| inner.leases.address_of(mac))
     }
 
-    /// The port that has an address now.
+    /// The port that has an address now; of a machine's ports the one that was granted it last.
     #[must_use]
     pub fn port_at(&self, address: Ipv4Addr) -> Option<MacAddr> {
         let inner = self.read();
-        inner
-            .reserved
-            .get(&address)
-            .or_else(|| inner.leased.get(&address))
-            .copied()
+        match inner.reserved.get(&address) {
+            Some(reserved) => reserved.granted.or_else(|| reserved.ports.first().copied()),
+            None => inner.leases.holder_of(address),
+        }
     }
 
-    /// The network an address is in.
+    /// The network an address is in; of several the smallest.
     #[must_use]
     pub fn subnet_of(&self, address: Ipv4Addr) -> Option<SubnetConfig> {
         self.read().subnet_of(address).cloned()
@@ -156,153 +151,152 @@ impl BootTable {
     /// The address and boot of a port that asks on the network of `via` (the relay's address, or ours on the interface
     /// it came in by). `None`: no address for it there, so silence.
     ///
-    /// An unknown port gets a lease from the pool: its former one, else one never or longest not leased.
+    /// An unknown port is offered an address of the pool: its former one, else the one it wishes for, else one never
+    /// or longest not leased. It is kept for a minute; [`BootTable::confirm`] makes it a lease.
     #[must_use]
-    pub fn answer(&self, mac: MacAddr, via: Ipv4Addr, now: DateTime<Utc>) -> Option<Answer> {
-        if let Some(entry) = self.entry(mac) {
-            let inner = self.read();
-            let subnet = inner
-                .subnet_of(via)
-                .filter(|s| s.network.contains(&entry.address))?
-                .clone();
-            let netboot = matches!(entry.mode, BootMode::LiveOs { .. });
-            return Some(Answer {
-                subnet,
-                address: entry.address,
-                hostname: entry.hostname,
-                netboot,
-                unknown: false,
-            });
+    pub fn answer(
+        &self,
+        mac: MacAddr,
+        via: Ipv4Addr,
+        wish: Option<Ipv4Addr>,
+        now: DateTime<Utc>,
+    ) -> Option<Answer> {
+        let known = self.read().known(mac, via);
+        match known {
+            Some(answer) => answer,
+            None => self.write().unknown(Asking { mac, wish, now }, via),
         }
-        let mut inner = self.write();
+    }
+
+    /// What a port that made its address itself is told on the network of `via`; nothing is leased.
+    #[must_use]
+    pub fn inform(&self, mac: MacAddr, via: Ipv4Addr, address: Ipv4Addr) -> Option<Answer> {
+        let inner = self.read();
         let subnet = inner.subnet_of(via)?.clone();
-        let address = inner.lease(mac, &subnet, now)?;
-        let netboot = inner.discover;
+        let entry = inner.entries.get(&mac);
         Some(Answer {
             subnet,
             address,
-            hostname: None,
-            netboot,
-            unknown: true,
+            hostname: entry.and_then(|e| e.hostname.clone()),
+            netboot: entry.map_or(inner.discover, BootEntry::netboots),
+            unknown: entry.is_none(),
         })
     }
 
-    /// A client found its address in use by another (DHCPDECLINE).
-    pub fn decline(&self, mac: MacAddr, address: Ipv4Addr, now: DateTime<Utc>) {
+    /// A port was granted the address of an [`Answer`] (DHCPACK), for the lease time from `now` on.
+    pub fn confirm(&self, mac: MacAddr, answer: &Answer, now: DateTime<Utc>) {
+        let until = now + TimeDelta::seconds(answer.subnet.lease_seconds.into());
         let mut inner = self.write();
-        if inner.leased.get(&address) == Some(&mac) {
-            inner.leased.remove(&address);
-            inner.leases.remove(&mac);
-            inner.declined.insert(address, now);
+        match inner.reserved.get_mut(&answer.address) {
+            Some(reserved) => {
+                reserved.granted = Some(mac);
+                reserved.until = until;
+            }
+            None => inner.leases.confirm(mac, answer.address, until),
         }
     }
 
+    /// A client found its address in use by another (DHCPDECLINE): not leased again for ten minutes.
+    pub fn decline(&self, mac: MacAddr, address: Ipv4Addr, now: DateTime<Utc>) {
+        self.write().leases.decline(mac, address, now);
+    }
+
     /// A client gives its address back (DHCPRELEASE). It stays its own until another needs it.
-    pub fn release(&self, mac: MacAddr, now: DateTime<Utc>) {
-        if let Some(lease) = self.write().leases.get_mut(&mac) {
-            lease.until = now;
-        }
+    pub fn release(&self, mac: MacAddr, address: Ipv4Addr, now: DateTime<Utc>) {
+        self.write().leases.release(mac, address, now);
     }
 
     /// All leases, to be kept over a restart.
     #[must_use]
     pub fn leases(&self) -> Vec<Lease> {
-        self.read().leases.values().cloned().collect()
+        self.read().leases.all().collect()
     }
 
     /// Takes up leases that were kept.
     pub fn restore(&self, leases: Vec<Lease>) {
         let mut inner = self.write();
-        for lease in leases {
-            inner.leased.insert(lease.address, lease.mac);
-            inner.leases.insert(lease.mac, lease);
-        }
+        leases.iter().for_each(|lease| inner.leases.restore(lease));
+    }
+}
+
+impl BootEntry {
+    fn netboots(&self) -> bool {
+        matches!(self.mode, BootMode::LiveOs { .. })
     }
 }
 
 impl Inner {
-    fn unbind(&mut self, mac: MacAddr) {
-        if let Some(entry) = self.entries.remove(&mac)
-            && self.reserved.get(&entry.address) == Some(&mac)
+    fn bind(&mut self, entry: BootEntry) {
+        let port = (entry.mac, entry.address);
+        if self
+            .entries
+            .get(&entry.mac)
+            .is_none_or(|old| old.address != entry.address)
         {
+            self.unbind(entry.mac);
+            let reserved = self.reserved.entry(port.1).or_insert_with(|| Reserved {
+                ports: Vec::new(),
+                granted: None,
+                until: DateTime::UNIX_EPOCH,
+            });
+            reserved.ports.push(port.0);
+        }
+        self.entries.insert(port.0, entry);
+    }
+
+    fn unbind(&mut self, mac: MacAddr) {
+        let Some(entry) = self.entries.remove(&mac) else {
+            return;
+        };
+        let Some(reserved) = self.reserved.get_mut(&entry.address) else {
+            return;
+        };
+        reserved.ports.retain(|port| *port != mac);
+        reserved.granted = reserved.granted.filter(|port| *port != mac);
+        if reserved.ports.is_empty() {
+            let until = reserved.until;
             self.reserved.remove(&entry.address);
+            self.leases.vacate(entry.address, until);
         }
     }
 
     fn subnet_of(&self, address: Ipv4Addr) -> Option<&SubnetConfig> {
-        self.subnets
-            .iter()
-            .find(|subnet| subnet.network.contains(&address))
+        let holding = self.subnets.iter().filter(|s| s.network.contains(&address));
+        holding.max_by_key(|subnet| subnet.network.prefix_len())
     }
 
-    fn lease(&mut self, mac: MacAddr, subnet: &SubnetConfig, now: DateTime<Utc>) -> Option<Ipv4Addr> {
-        let (first, last) = subnet.pool?;
-        let in_pool = |address: Ipv4Addr| (first..=last).contains(&address);
-        let former = self
-            .leases
-            .get(&mac)
-            .map(|l| l.address)
-            .filter(|a| in_pool(*a) && self.is_free_for(mac, *a, now));
-        let address = match former {
-            Some(address) => address,
-            None => self.pick(mac, subnet, (first, last), now)?,
-        };
-        if let Some(old) = self.leases.get(&mac).map(|l| l.address)
-            && self.leased.get(&old) == Some(&mac)
-        {
-            self.leased.remove(&old);
-        }
-        if let Some(expired) = self.leased.insert(address, mac).filter(|other| *other != mac) {
-            self.leases.remove(&expired);
-        }
-        let until = now + TimeDelta::seconds(subnet.lease_seconds.into());
-        self.leases.insert(mac, Lease { mac, address, until });
-        Some(address)
+    /// The answer to a port that has an entry: `Some(None)` when its address is not of that network.
+    fn known(&self, mac: MacAddr, via: Ipv4Addr) -> Option<Option<Answer>> {
+        let entry = self.entries.get(&mac)?;
+        let subnet = self.subnet_of(via).filter(|s| s.network.contains(&entry.address));
+        Some(subnet.map(|subnet| Answer {
+            subnet: subnet.clone(),
+            address: entry.address,
+            hostname: entry.hostname.clone(),
+            netboot: entry.netboots(),
+            unknown: false,
+        }))
     }
 
-    fn is_free_for(&self, mac: MacAddr, address: Ipv4Addr, now: DateTime<Utc>) -> bool {
-        let reserved = self.reserved.contains_key(&address);
-        let declined = self
-            .declined
-            .get(&address)
-            .is_some_and(|at| now - *at < DECLINED_FOR);
-        let taken = self.leased.get(&address).is_some_and(|holder| {
-            *holder != mac && self.leases.get(holder).is_some_and(|lease| lease.until > now)
-        });
-        !reserved && !declined && !taken
-    }
-
-    /// A free address: one nobody had, else the one whose lease ended first.
-    fn pick(
-        &self,
-        mac: MacAddr,
-        subnet: &SubnetConfig,
-        (first, last): (Ipv4Addr, Ipv4Addr),
-        now: DateTime<Utc>,
-    ) -> Option<Ipv4Addr> {
-        let own: HashSet<Ipv4Addr> = [Some(subnet.server), subnet.gateway]
-            .into_iter()
-            .flatten()
-            .collect();
-        let pool = (u32::from(first)..=u32::from(last))
-            .map(Ipv4Addr::from)
-            .filter(|a| !own.contains(a));
-        let free = pool.filter(|address| self.is_free_for(mac, *address, now));
-        let ended = |address: &Ipv4Addr| {
-            self.leased
-                .get(address)
-                .and_then(|holder| self.leases.get(holder))
-                .map(|l| l.until)
-        };
-        let mut best: Option<(DateTime<Utc>, Ipv4Addr)> = None;
-        for address in free {
-            match ended(&address) {
-                None => return Some(address),
-                Some(until) if best.is_none_or(|(b, _)| until < b) => best = Some((until, address)),
-                Some(_) => {}
-            }
-        }
-        best.map(|(_, address)| address)
+    fn unknown(&mut self, asking: Asking, via: Ipv4Addr) -> Option<Answer> {
+        let subnet = self.subnet_of(via)?.clone();
+        let network = subnet.network;
+        let own = [
+            Some(subnet.server),
+            subnet.gateway,
+            Some(network.network()),
+            Some(network.broadcast()),
+        ];
+        let reserved = &self.reserved;
+        let taken = |address| own.contains(&Some(address)) || reserved.contains_key(&address);
+        let address = self.leases.offer(asking, subnet.pool?, taken)?;
+        Some(Answer {
+            subnet,
+            address,
+            hostname: None,
+            netboot: self.discover,
+            unknown: true,
+        })
     }
 }
 
@@ -336,7 +330,9 @@ mod tests {
     const VIA: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
     fn address(table: &BootTable, n: u32, now: DateTime<Utc>) -> Option<u8> {
-        table.answer(mac(n), VIA, now).map(|a| a.address.octets()[3])
+        let answer = table.answer(mac(n), VIA, None, now)?;
+        table.confirm(mac(n), &answer, now);
+        Some(answer.address.octets()[3])
     }
 
     #[test]
@@ -353,7 +349,7 @@ mod tests {
         table.decline(mac(4), Ipv4Addr::new(192, 0, 2, 200), later);
         assert_eq!(address(&table, 4, later), Some(202), "not the declined one");
         assert_eq!(
-            table.answer(mac(9), Ipv4Addr::new(10, 0, 0, 1), now),
+            table.answer(mac(9), Ipv4Addr::new(10, 0, 0, 1), None, now),
             None,
             "a network nobody configured"
         );
@@ -378,7 +374,7 @@ mod tests {
             "200 is leased and 201 reserved"
         );
         assert_eq!(address(&second, 7, now), Some(200));
-        let reserved = second.answer(mac(8), VIA, now).unwrap();
+        let reserved = second.answer(mac(8), VIA, None, now).unwrap();
         assert!(!reserved.netboot && !reserved.unknown);
     }
 
@@ -409,7 +405,7 @@ mod tests {
         let netboots = (0..100_000)
             .filter(|n| {
                 table
-                    .answer(mac(*n), Ipv4Addr::new(10, 0, 0, 1), Utc::now())
+                    .answer(mac(*n), Ipv4Addr::new(10, 0, 0, 1), None, Utc::now())
                     .unwrap()
                     .netboot
             })
@@ -417,5 +413,147 @@ mod tests {
         assert_eq!(netboots, [77_777]);
         table.unbind(mac(77_777));
         assert_eq!(table.entry(mac(77_777)), None);
+    }
+
+    #[test]
+    fn an_offer_nobody_takes_is_free_again_after_a_minute() {
+        let (table, now) = (table(), Utc::now());
+        let offered = |n, wish: Option<u8>, now| {
+            let wish = wish.map(|last| Ipv4Addr::new(192, 0, 2, last));
+            table
+                .answer(mac(n), VIA, wish, now)
+                .map(|a| a.address.octets()[3])
+        };
+        assert_eq!(
+            offered(1, Some(202), now),
+            Some(202),
+            "the wish of one that lost its lease"
+        );
+        assert_eq!(offered(2, Some(202), now), Some(200), "another's");
+        assert_eq!(offered(3, Some(77), now), Some(201), "not of the pool");
+        assert_eq!(offered(4, None, now), None, "all are offered");
+        let later = now + TimeDelta::seconds(61);
+        assert_eq!(address(&table, 2, later), Some(200), "its own still");
+        assert_eq!(
+            offered(4, None, later),
+            Some(201),
+            "of the ended offers the first"
+        );
+        assert_eq!(offered(5, None, later), Some(202));
+        assert_eq!(offered(6, None, later), None);
+    }
+
+    #[test]
+    fn ports_that_share_an_address_hold_it_together_and_it_cools_down_afterwards() {
+        let (table, now) = (table(), Utc::now());
+        let shared = Ipv4Addr::new(192, 0, 2, 200);
+        let entry = |n| BootEntry {
+            machine: MachineId(Uuid::nil()),
+            mac: mac(n),
+            address: shared,
+            hostname: None,
+            mode: BootMode::Local,
+        };
+        table.bind(entry(1));
+        table.bind(entry(2));
+        assert_eq!(address(&table, 2, now), Some(200));
+        assert_eq!(
+            table.port_at(shared),
+            Some(mac(2)),
+            "the port that was granted it"
+        );
+        table.bind(entry(2));
+        table.unbind(mac(2));
+        assert_eq!(address(&table, 8, now), Some(201), "port 1 holds it still");
+        table.unbind(mac(1));
+        assert_eq!(
+            address(&table, 9, now),
+            Some(202),
+            "a system that was told it may use it yet"
+        );
+        assert_eq!(address(&table, 10, now), None);
+        assert_eq!(address(&table, 10, now + TimeDelta::seconds(601)), Some(200));
+    }
+
+    #[test]
+    fn a_reservation_takes_a_leased_address_and_gives_it_back() {
+        let (table, now) = (table(), Utc::now());
+        assert_eq!(address(&table, 1, now), Some(200));
+        let reserving = BootEntry {
+            machine: MachineId(Uuid::nil()),
+            mac: mac(50),
+            address: Ipv4Addr::new(192, 0, 2, 200),
+            hostname: None,
+            mode: BootMode::Local,
+        };
+        table.bind(reserving);
+        assert_eq!(address(&table, 1, now), Some(201), "its lease is over");
+        let later = now + TimeDelta::hours(1);
+        assert_eq!(
+            [2, 3, 4].map(|n| address(&table, n, later)),
+            [Some(202), Some(201), None]
+        );
+        table.unbind(mac(50));
+        assert_eq!(address(&table, 4, later), Some(200));
+    }
+
+    #[test]
+    fn a_pool_never_holds_the_networks_own_addresses() {
+        let whole = SubnetConfig {
+            network: "192.0.2.0/29".parse().unwrap(),
+            gateway: Some(Ipv4Addr::new(192, 0, 2, 6)),
+            pool: Some((Ipv4Addr::new(192, 0, 2, 0), Ipv4Addr::new(192, 0, 2, 7))),
+            ..subnet()
+        };
+        let table = BootTable::default();
+        table.set_site(
+            &[
+                SubnetConfig {
+                    pool: None,
+                    ..subnet()
+                },
+                whole,
+            ],
+            false,
+        );
+        let got: Vec<_> = (0..6).map_while(|n| address(&table, n, Utc::now())).collect();
+        assert_eq!(
+            got,
+            [2, 3, 4, 5],
+            "the smaller network, without its ends, server and gateway"
+        );
+    }
+
+    /// Every schedule of clients: no two hold one address, and what is full comes back.
+    #[test]
+    fn no_two_ports_ever_hold_one_address() {
+        proptest::proptest!(|(moves in proptest::collection::vec((0..6_u32, 0..5_u8, 0..400_i64), 1..80))| {
+            let (table, mut now) = (table(), Utc::now());
+            let mut held: HashMap<u8, (u32, DateTime<Utc>)> = HashMap::new();
+            for (n, what, seconds) in moves {
+                now += TimeDelta::seconds(seconds);
+                let own = table.address_of(mac(n));
+                match (what, own) {
+                    (0, Some(own)) => {
+                        table.decline(mac(n), own, now);
+                        held.remove(&own.octets()[3]);
+                    }
+                    (1, Some(own)) => {
+                        table.release(mac(n), own, now);
+                        held.remove(&own.octets()[3]);
+                    }
+                    (2, _) => {
+                        table.restore(table.leases());
+                        table.set_site(&[subnet()], true);
+                    }
+                    _ => if let Some(got) = address(&table, n, now) {
+                        if let Some((other, until)) = held.insert(got, (n, now + TimeDelta::seconds(600))) {
+                            proptest::prop_assert!(other == n || until <= now, "{got} of {other} given to {n}");
+                        }
+                        held.retain(|a, (m, _)| *a == got || *m != n);
+                    },
+                }
+            }
+        });
     }
 }

@@ -110,6 +110,10 @@ mod tests {
             std::fs::read(dir.path().join("slipway/more/x")).unwrap(),
             b"12345"
         );
+        let mode = std::os::unix::fs::MetadataExt::mode(
+            &std::fs::metadata(dir.path().join("slipway/boot.json")).unwrap(),
+        );
+        assert_eq!(mode & 0o777, 0o600, "it holds a token");
         assert_eq!(bytes.len() % 512, 0);
     }
 }

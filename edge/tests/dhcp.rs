@@ -315,6 +315,218 @@ fn odd_packets_lose_nothing() {
     );
 }
 
+/// A second network, reached by relay only.
+fn table_with_far_network() -> BootTable {
+    let table = table();
+    let near = table.subnet_of(SERVER.address).unwrap();
+    let far = SubnetConfig {
+        network: "198.51.100.0/24".parse().unwrap(),
+        gateway: Some(Ipv4Addr::new(198, 51, 100, 254)),
+        pool: Some((Ipv4Addr::new(198, 51, 100, 20), Ipv4Addr::new(198, 51, 100, 29))),
+        ..near.clone()
+    };
+    table.set_site(&[near, far], true);
+    table
+}
+
+#[test]
+fn a_relay_selects_the_network_and_the_servers_name() {
+    let table = table_with_far_network();
+    let far = Ipv4Addr::new(198, 51, 100, 254);
+    let by_relay = |giaddr, options: &[u8]| Client {
+        giaddr,
+        ..client(UNKNOWN, 1).with(code::RELAY, options)
+    };
+    let first = Ipv4Addr::new(198, 51, 100, 20);
+    let (by_giaddr, _) = by_relay(far, &[1, 1, 7]).ask(&table).unwrap();
+    assert_eq!(by_giaddr.reply.yiaddr, first);
+    // The relay's own address is of another network than the client's (RFC 3527).
+    let near = Ipv4Addr::new(192, 0, 2, 253);
+    let (selected, _) = by_relay(near, &[1, 1, 7, 5, 4, 198, 51, 100, 0])
+        .ask(&table)
+        .unwrap();
+    assert_eq!((selected.reply.yiaddr, *selected.to.ip()), (first, near));
+    let (by_client, _) = client(UNKNOWN, 1)
+        .with(code::SUBNET_SELECTION, [198, 51, 100, 0])
+        .ask(&table)
+        .unwrap();
+    assert_eq!(by_client.reply.yiaddr, first, "RFC 3011");
+    let overriding = [11, 4, 198, 51, 100, 254];
+    let (_, offer) = by_relay(far, &overriding).ask(&table).unwrap();
+    assert_eq!(
+        option(&offer, code::SERVER_ID),
+        Some(far.octets().to_vec()),
+        "RFC 5107"
+    );
+    let request = Client {
+        giaddr: far,
+        ..client(UNKNOWN, 3)
+            .with(code::RELAY, overriding)
+            .with(code::SERVER_ID, far.octets())
+            .with(code::REQUESTED_IP, first.octets())
+    };
+    assert_eq!(request.ask(&table).unwrap().0.reply.message, MessageType::Ack);
+    let cut = by_relay(far, &[5, 9, 198]).ask(&table).unwrap().0;
+    assert_eq!(cut.reply.yiaddr, first, "a cut sub-option is looked over");
+}
+
+#[test]
+fn a_client_behind_a_relay_renews_past_it() {
+    let table = table_with_far_network();
+    let far = Ipv4Addr::new(198, 51, 100, 254);
+    let relayed = |message: u8| Client {
+        giaddr: far,
+        ..client(UNKNOWN, message)
+    };
+    let address = relayed(1).ask(&table).unwrap().0.reply.yiaddr;
+    let request = relayed(3)
+        .with(code::SERVER_ID, SERVER.address.octets())
+        .with(code::REQUESTED_IP, address.octets());
+    assert_eq!(request.ask(&table).unwrap().0.reply.message, MessageType::Ack);
+    let renewal = Client {
+        ciaddr: address,
+        ..client(UNKNOWN, 3)
+    };
+    let (decision, bytes) = renewal.ask(&table).unwrap();
+    assert_eq!(decision.reply.message, MessageType::Ack);
+    assert_eq!(decision.to, SocketAddrV4::new(address, 68));
+    assert_eq!(option(&bytes, code::ROUTER), Some(vec![198, 51, 100, 254]));
+    let release = Client {
+        message: 7,
+        ..renewal
+    };
+    assert!(release.ask(&table).is_none());
+    assert_eq!(table.leases()[0].until, now(), "given back");
+}
+
+#[test]
+fn a_refusal_says_why_and_reaches_a_client_without_an_address() {
+    let wrong = client(KNOWN, 3)
+        .with(code::REQUESTED_IP, [192, 0, 2, 77])
+        .with(code::CLIENT_ID, b"\x01id");
+    let (direct, bytes) = wrong.ask(&table()).unwrap();
+    assert_eq!(direct.to, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+    assert_eq!(
+        option(&bytes, code::CLIENT_ID),
+        Some(b"\x01id".to_vec()),
+        "RFC 6842"
+    );
+    assert!(option(&bytes, code::MESSAGE).is_some() && bytes[16..20] == [0; 4]);
+    let relay = Ipv4Addr::new(192, 0, 2, 253);
+    let (relayed, bytes) = Client {
+        giaddr: relay,
+        ..wrong
+    }
+    .ask(&table())
+    .unwrap();
+    assert_eq!(relayed.to, SocketAddrV4::new(relay, 67));
+    assert_eq!(
+        bytes[10] & 0x80,
+        0x80,
+        "the relay must broadcast it (RFC 2131, 4.3.2)"
+    );
+}
+
+#[test]
+fn asking_for_options_only_leases_nothing() {
+    let table = table();
+    let inform = Client {
+        ciaddr: Ipv4Addr::new(192, 0, 2, 99),
+        ..client(UNKNOWN, 8)
+    };
+    let (decision, bytes) = inform.ask(&table).unwrap();
+    assert_eq!(decision.to, SocketAddrV4::new(inform.ciaddr, 68));
+    assert_eq!(option(&bytes, code::ROUTER), Some(vec![192, 0, 2, 254]));
+    assert_eq!(table.leases(), []);
+}
+
+#[test]
+fn a_client_that_lost_its_lease_with_our_disk_keeps_its_address() {
+    let asks = client(UNKNOWN, 3).with(code::REQUESTED_IP, [192, 0, 2, 201]);
+    let (decision, _) = asks.ask(&table()).unwrap();
+    assert_eq!(decision.reply.message, MessageType::Ack);
+    assert_eq!(decision.reply.yiaddr, Ipv4Addr::new(192, 0, 2, 201));
+}
+
+#[test]
+fn odd_firmware_is_recognised() {
+    let offered = |asks: Client| option(&asks.ask(&table()).unwrap().1, code::BOOT_FILE);
+    let class_only = client(KNOWN, 1).with(code::VENDOR_CLASS, b"PXEClient:Arch:00007:UNDI:003016");
+    assert_eq!(offered(class_only), Some(b"snponly.efi".to_vec()), "no option 93");
+    let several = client(KNOWN, 1).pxe(0).with(code::USER_CLASS, b"\x03lab\x04iPXE");
+    assert!(
+        offered(several).unwrap().starts_with(b"http://"),
+        "iPXE among several classes"
+    );
+    let cut = client(KNOWN, 1).pxe(0).with(code::USER_CLASS, b"\xffiPXE");
+    assert_eq!(
+        offered(cut),
+        Some(b"undionly.kpxe".to_vec()),
+        "a class longer than its option"
+    );
+    let (_, local) = client(LOCAL, 1)
+        .with(code::USER_CLASS, b"iPXE")
+        .ask(&table())
+        .unwrap();
+    assert_eq!(
+        (option(&local, code::BOOT_FILE), option(&local, code::IPXE)),
+        (None, Some(vec![176, 1, 1])),
+        "one that boots its disk need not wait for ProxyDHCP either"
+    );
+}
+
+#[test]
+fn answers_fit_the_clients_largest_packet() {
+    let crowded = Client {
+        giaddr: Ipv4Addr::new(192, 0, 2, 253),
+        ..client(KNOWN, 1)
+            .pxe(0)
+            .with(code::CLIENT_ID, [1; 200])
+            .with(code::RELAY, [9; 200])
+    };
+    let (_, bytes) = crowded.ask(&table()).unwrap();
+    assert!(bytes.len() <= 548, "{} bytes", bytes.len());
+    assert_eq!(option(&bytes, code::BOOT_FILE), Some(b"undionly.kpxe".to_vec()));
+    assert_eq!(
+        option(&bytes, code::CLIENT_ID),
+        None,
+        "the least needed is left out"
+    );
+    assert_eq!(options(&bytes).last(), Some(&(code::RELAY, vec![9; 200])));
+    let (_, bytes) = crowded
+        .with(code::MAX_SIZE, 1500_u16.to_be_bytes())
+        .ask(&table())
+        .unwrap();
+    assert_eq!(option(&bytes, code::CLIENT_ID), Some(vec![1; 200]));
+}
+
+/// Our packets as another implementation reads them.
+#[test]
+fn dhcproto_reads_what_we_write() {
+    use dhcproto::{Decodable as _, v4};
+    let asks = Client {
+        giaddr: Ipv4Addr::new(192, 0, 2, 253),
+        ..client(KNOWN, 1).pxe(7).with(code::RELAY, [1, 2, 7, 7])
+    };
+    let (_, bytes) = asks.ask(&table()).unwrap();
+    let read = v4::Message::from_bytes(&bytes).unwrap();
+    assert_eq!(read.opts().msg_type(), Some(v4::MessageType::Offer));
+    assert_eq!(
+        (read.yiaddr(), read.siaddr()),
+        (Ipv4Addr::new(192, 0, 2, 10), SERVER.address)
+    );
+    assert_eq!(read.fname(), Some(&b"snponly.efi\0"[..]));
+    for code in [
+        v4::OptionCode::Router,
+        v4::OptionCode::AddressLeaseTime,
+        v4::OptionCode::TFTPServerName,
+        v4::OptionCode::VendorExtensions,
+        v4::OptionCode::RelayAgentInformation,
+    ] {
+        assert!(read.opts().get(code).is_some(), "{code:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 

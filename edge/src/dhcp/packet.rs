@@ -10,6 +10,12 @@ const FIXED: usize = 240;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// BOOTP's least length, in bytes; some ROMs drop shorter packets.
 const LEAST: usize = 300;
+/// What every client takes (RFC 2131, 2), in bytes with IP and UDP headers.
+const EVERYBODY_TAKES: usize = 576;
+/// IP and UDP headers, in bytes.
+const HEADERS: usize = 28;
+/// Flag in the first byte of `flags`: answers are to be broadcast.
+const BROADCAST: u8 = 0x80;
 
 /// Option codes used here.
 pub mod code {
@@ -33,6 +39,10 @@ pub mod code {
     pub const MESSAGE_TYPE: u8 = 53;
     /// Server identifier.
     pub const SERVER_ID: u8 = 54;
+    /// Why a request was refused, for people.
+    pub const MESSAGE: u8 = 56;
+    /// The largest packet the client takes, in bytes with IP and UDP headers.
+    pub const MAX_SIZE: u8 = 57;
     /// Renewal time in seconds.
     pub const RENEWAL: u8 = 58;
     /// Rebinding time in seconds.
@@ -53,8 +63,18 @@ pub mod code {
     pub const ARCHITECTURE: u8 = 93;
     /// Client machine identifier (RFC 4578).
     pub const MACHINE_ID: u8 = 97;
+    /// The subnet an address is wanted on (RFC 3011).
+    pub const SUBNET_SELECTION: u8 = 118;
     /// iPXE's own options.
     pub const IPXE: u8 = 175;
+}
+
+/// What a relay says, inside option 82.
+pub mod relay_code {
+    /// The subnet an address is wanted on (RFC 3527).
+    pub const LINK_SELECTION: u8 = 5;
+    /// What the client is to take for our address, so that its renewals pass the relay (RFC 5107).
+    pub const SERVER_ID_OVERRIDE: u8 = 11;
 }
 
 /// What a client wants, or what it is told (option 53).
@@ -169,21 +189,62 @@ impl Request {
     /// Whether the answer must be broadcast.
     #[must_use]
     pub fn wants_broadcast(&self) -> bool {
-        self.flags[0] & 0x80 != 0
+        self.flags[0] & BROADCAST != 0
     }
 
-    /// Whether this is iPXE: user class `iPXE`, bare or in the form of RFC 3004.
+    /// What the relay says under a [`relay_code`], where that is an address.
+    #[must_use]
+    pub fn relayed_address(&self, wanted: u8) -> Option<Ipv4Addr> {
+        let mut rest = self.option(code::RELAY)?;
+        while let [code, len, tail @ ..] = rest {
+            let (value, tail) = tail.split_at_checked(usize::from(*len))?;
+            if *code == wanted {
+                return <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from);
+            }
+            rest = tail;
+        }
+        None
+    }
+
+    /// Whether this is iPXE: user class `iPXE`, bare, or one of several in the form of RFC 3004.
     #[must_use]
     pub fn is_ipxe(&self) -> bool {
-        self.option(code::USER_CLASS)
-            .is_some_and(|class| class == b"iPXE" || class == b"\x04iPXE")
+        let Some(mut classes) = self.option(code::USER_CLASS) else {
+            return false;
+        };
+        if classes == b"iPXE" {
+            return true;
+        }
+        while let Some((len, rest)) = classes.split_first() {
+            let Some((class, rest)) = rest.split_at_checked(usize::from(*len)) else {
+                return false;
+            };
+            if class == b"iPXE" {
+                return true;
+            }
+            classes = rest;
+        }
+        false
     }
 
-    /// The architectures it names (RFC 4578: one or more 16-bit numbers).
+    /// The first architecture it names (RFC 4578: one or more 16-bit numbers), else the one in its vendor class
+    /// (`PXEClient:Arch:00007:UNDI:003016`).
     #[must_use]
     pub fn architecture(&self) -> Option<u16> {
-        let bytes = self.option(code::ARCHITECTURE)?;
-        Some(u16::from_be_bytes([*bytes.first()?, *bytes.get(1)?]))
+        if let Some([high, low, ..]) = self.option(code::ARCHITECTURE) {
+            return Some(u16::from_be_bytes([*high, *low]));
+        }
+        let class = std::str::from_utf8(self.option(code::VENDOR_CLASS)?).ok()?;
+        class.split_once(":Arch:")?.1.get(..5)?.parse().ok()
+    }
+
+    /// The longest answer this client takes, in bytes without headers.
+    fn takes_bytes(&self) -> usize {
+        let said = match self.option(code::MAX_SIZE) {
+            Some([high, low]) => usize::from(u16::from_be_bytes([*high, *low])),
+            _ => 0,
+        };
+        said.max(EVERYBODY_TAKES) - HEADERS
     }
 
     /// Whether its vendor class starts with this text.
@@ -225,7 +286,7 @@ pub struct Reply {
     pub siaddr: Ipv4Addr,
     /// The boot file, also in the fixed field where it fits.
     pub file: Option<String>,
-    /// Options besides the message type; written in this order.
+    /// Options besides the message type; written in this order, as far as the client's largest packet allows.
     pub options: Vec<(u8, Vec<u8>)>,
 }
 
@@ -240,6 +301,9 @@ impl Reply {
         out[10..12].copy_from_slice(&request.flags);
         if self.message != MessageType::Nak {
             out[12..16].copy_from_slice(&request.ciaddr.octets());
+        } else if !request.giaddr.is_unspecified() {
+            // RFC 2131, 4.3.2: the relay broadcasts it, since the client's address is wrong.
+            out[10] |= BROADCAST;
         }
         out[16..20].copy_from_slice(&self.yiaddr.octets());
         out[20..24].copy_from_slice(&self.siaddr.octets());
@@ -250,10 +314,15 @@ impl Reply {
         }
         out[236..240].copy_from_slice(&COOKIE);
         write_option(&mut out, code::MESSAGE_TYPE, &[self.message.byte()]);
+        let relay = request.option(code::RELAY);
+        let last = relay.map_or(0, written_bytes) + 1;
+        let room = request.takes_bytes().saturating_sub(last);
         for (code, value) in &self.options {
-            write_option(&mut out, *code, value);
+            if out.len() + written_bytes(value) <= room {
+                write_option(&mut out, *code, value);
+            }
         }
-        if let Some(relay) = request.option(code::RELAY) {
+        if let Some(relay) = relay {
             write_option(&mut out, code::RELAY, relay);
         }
         out.push(255);
@@ -262,6 +331,11 @@ impl Reply {
         }
         out
     }
+}
+
+/// Length of an option as written.
+fn written_bytes(value: &[u8]) -> usize {
+    value.len() + 2 * value.len().div_ceil(255).max(1)
 }
 
 /// Writes an option, in parts of 255 bytes where it is longer (RFC 3396).

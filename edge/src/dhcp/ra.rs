@@ -16,6 +16,9 @@ const ROUTER_ADVERTISEMENT: u8 = 134;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
+/// Pause after a failed receive, so that an interface that is gone does not cost a whole core.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+
 /// The advertisement: type, code, checksum (filled in by the kernel), hop limit 64, no flags, router lifetime 0,
 /// reachable and retransmission times unspecified (RFC 4861, 4.2).
 #[must_use]
@@ -49,10 +52,19 @@ pub async fn run(interface: String, index: u32, stop: CancellationToken) {
 fn serve(mut socket: &Socket, interface: &str, index: u32, stop: &CancellationToken) {
     let all_nodes = SocketAddrV6::new(ALL_NODES, 0, 0, index).into();
     let mut buffer = [0; 1500];
+    // Machines that wait already, from before a restart of ours, need not solicit again.
+    let sent = socket.send_to(&advertisement(), &all_nodes);
+    debug!(interface, ?sent, "first router advertisement");
     while !stop.is_cancelled() {
         // The read ends after a second at the latest, so that `stop` is seen.
-        let Ok(len) = socket.read(&mut buffer) else {
-            continue;
+        let len = match socket.read(&mut buffer) {
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => {
+                debug!(interface, %error, "router solicitations cannot be received");
+                std::thread::sleep(AFTER_ERROR);
+                continue;
+            }
         };
         if is_solicitation(&buffer[..len]) {
             let sent = socket.send_to(&advertisement(), &all_nodes);

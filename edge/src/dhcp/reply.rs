@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use chrono::{DateTime, Utc};
 
-use super::packet::{MessageType, Reply, Request, code};
+use super::packet::{MessageType, Reply, Request, code, relay_code};
 use crate::boot::{Answer, BootTable};
 
 /// Who answers.
@@ -30,22 +30,24 @@ pub struct Decision {
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
 
-/// Decides about a packet; `None` is silence. DECLINE and RELEASE are noted in the table.
+/// Decides about a packet; `None` is silence. DECLINE, RELEASE and what was granted are noted in the table.
 #[must_use]
 pub fn decide(request: &Request, server: Server, table: &BootTable, now: DateTime<Utc>) -> Option<Decision> {
-    let via = if request.giaddr.is_unspecified() {
-        server.address
-    } else {
-        request.giaddr
-    };
+    let via = network_of(request, server, table);
+    // A client that answers another server's offer means that server alone, whatever it says.
+    let chosen = request.address(code::SERVER_ID);
+    if chosen.is_some_and(|id| id != server.address && id != server_id(request, server)) {
+        return None;
+    }
     match request.message {
         MessageType::Discover => {
-            let answer = table.answer(request.mac, via, now)?;
+            let wish = request.address(code::REQUESTED_IP);
+            let answer = table.answer(request.mac, via, wish, now)?;
             Some(grant(MessageType::Offer, request, &answer, server))
         }
         MessageType::Request => request_decision(request, via, server, table, now),
         MessageType::Inform => {
-            let answer = table.answer(request.mac, via, now)?;
+            let answer = table.inform(request.mac, via, request.ciaddr)?;
             let mut decision = grant(MessageType::Ack, request, &answer, server);
             // RFC 2131, 4.3.5: no address and no lease time in the answer to an INFORM.
             decision.reply.yiaddr = Ipv4Addr::UNSPECIFIED;
@@ -60,11 +62,40 @@ pub fn decide(request: &Request, server: Server, table: &BootTable, now: DateTim
             None
         }
         MessageType::Release => {
-            table.release(request.mac, now);
+            table.release(request.mac, request.ciaddr, now);
             None
         }
         MessageType::Offer | MessageType::Ack | MessageType::Nak => None,
     }
+}
+
+/// An address of the network the client is on: what the relay or the client selects, else the relay's own.
+///
+/// Without a relay it is our network, but for a client that has an address already: it renews by unicast, past the
+/// relay it once came through, so its address tells the network.
+fn network_of(request: &Request, server: Server, table: &BootTable) -> Ipv4Addr {
+    let selected = request
+        .relayed_address(relay_code::LINK_SELECTION)
+        .or_else(|| request.address(code::SUBNET_SELECTION))
+        .filter(|address| table.subnet_of(*address).is_some());
+    if let Some(selected) = selected {
+        return selected;
+    }
+    if !request.giaddr.is_unspecified() {
+        return request.giaddr;
+    }
+    let has_address = !request.ciaddr.is_unspecified() && table.subnet_of(request.ciaddr).is_some();
+    if has_address {
+        request.ciaddr
+    } else {
+        server.address
+    }
+}
+
+/// What the client is to take for our address.
+fn server_id(request: &Request, server: Server) -> Ipv4Addr {
+    let overridden = request.relayed_address(relay_code::SERVER_ID_OVERRIDE);
+    overridden.unwrap_or(server.address)
 }
 
 fn request_decision(
@@ -75,12 +106,12 @@ fn request_decision(
     now: DateTime<Utc>,
 ) -> Option<Decision> {
     let chosen = request.address(code::SERVER_ID);
-    if chosen.is_some_and(|id| id != server.address) {
-        return None;
-    }
     let wanted = request.address(code::REQUESTED_IP).unwrap_or(request.ciaddr);
-    match table.answer(request.mac, via, now) {
-        Some(answer) if answer.address == wanted => Some(grant(MessageType::Ack, request, &answer, server)),
+    match table.answer(request.mac, via, Some(wanted), now) {
+        Some(answer) if answer.address == wanted => {
+            table.confirm(request.mac, &answer, now);
+            Some(grant(MessageType::Ack, request, &answer, server))
+        }
         // We are the authority on this network: a wrong address is refused at once, so that the client starts anew.
         Some(_) => Some(refuse(request, server)),
         None if chosen.is_some() => Some(refuse(request, server)),
@@ -92,7 +123,7 @@ fn grant(message: MessageType, request: &Request, answer: &Answer, server: Serve
     let subnet = &answer.subnet;
     let lease = subnet.lease_seconds;
     let mut options = vec![
-        (code::SERVER_ID, server.address.octets().to_vec()),
+        (code::SERVER_ID, server_id(request, server).octets().to_vec()),
         (code::LEASE_TIME, lease.to_be_bytes().to_vec()),
         (code::RENEWAL, (lease / 2).to_be_bytes().to_vec()),
         (code::REBINDING, (lease / 8 * 7).to_be_bytes().to_vec()),
@@ -104,8 +135,13 @@ fn grant(message: MessageType, request: &Request, answer: &Answer, server: Serve
     if !subnet.dns.is_empty() {
         options.push((code::DNS, subnet.dns.iter().flat_map(Ipv4Addr::octets).collect()));
     }
-    if let Some(name) = &answer.hostname {
-        options.push((code::HOST_NAME, name.clone().into_bytes()));
+    let file = boot_file(request, answer, server);
+    if let Some(file) = &file {
+        options.extend(boot_options(request, file, server));
+    }
+    if request.is_ipxe() {
+        // Encapsulated option 176, no-pxedhcp: do not wait 3 s for a ProxyDHCP server.
+        options.push((code::IPXE, vec![176, 1, 1]));
     }
     // RFC 6842: the client identifier is given back; RFC 4578: so is the machine identifier.
     for echoed in [code::CLIENT_ID, code::MACHINE_ID] {
@@ -113,9 +149,8 @@ fn grant(message: MessageType, request: &Request, answer: &Answer, server: Serve
             options.push((echoed, value.to_vec()));
         }
     }
-    let file = boot_file(request, answer, server);
-    if let Some(file) = &file {
-        options.extend(boot_options(request, file, server));
+    if let Some(name) = &answer.hostname {
+        options.push((code::HOST_NAME, name.clone().into_bytes()));
     }
     let siaddr = if file.is_some() {
         server.address
@@ -159,9 +194,9 @@ fn boot_file(request: &Request, answer: &Answer, server: Server) -> Option<Strin
 fn boot_options(request: &Request, file: &str, server: Server) -> Vec<(u8, Vec<u8>)> {
     let mut options = vec![(code::BOOT_FILE, file.as_bytes().to_vec())];
     if request.is_ipxe() {
-        // Encapsulated option 176, no-pxedhcp: do not wait 3 s for a ProxyDHCP server.
-        options.push((code::IPXE, vec![176, 1, 1]));
-    } else if request.vendor_class_starts_with("HTTPClient") {
+        return options;
+    }
+    if request.vendor_class_starts_with("HTTPClient") {
         options.push((code::VENDOR_CLASS, b"HTTPClient".to_vec()));
     } else {
         options.push((code::VENDOR_CLASS, b"PXEClient".to_vec()));
@@ -173,12 +208,20 @@ fn boot_options(request: &Request, file: &str, server: Server) -> Vec<(u8, Vec<u
 }
 
 fn refuse(request: &Request, server: Server) -> Decision {
+    let mut options = vec![
+        (code::SERVER_ID, server_id(request, server).octets().to_vec()),
+        (code::MESSAGE, b"this address is not yours here".to_vec()),
+    ];
+    // RFC 6842 wants it in every answer.
+    if let Some(id) = request.option(code::CLIENT_ID) {
+        options.push((code::CLIENT_ID, id.to_vec()));
+    }
     let reply = Reply {
         message: MessageType::Nak,
         yiaddr: Ipv4Addr::UNSPECIFIED,
         siaddr: Ipv4Addr::UNSPECIFIED,
         file: None,
-        options: vec![(code::SERVER_ID, server.address.octets().to_vec())],
+        options,
     };
     Decision {
         to: destination(request, &reply),

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     sync::Arc,
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -21,6 +22,9 @@ use super::{
     reply::{Decision, Server, decide},
 };
 use crate::boot::BootTable;
+
+/// Pause after a failed receive, so that an interface that is gone does not cost a whole core.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
 
 /// A boot service saw a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,13 +67,24 @@ pub async fn run(
             () = stop.cancelled() => return,
             received = socket.recv_from(&mut buffer) => received,
         };
-        let Ok((len, _)) = received else { continue };
+        let len = match received {
+            Ok((len, _)) => len,
+            Err(error) => {
+                warn!(server = %server.address, %error, "DHCP: cannot receive");
+                tokio::time::sleep(AFTER_ERROR).await;
+                continue;
+            }
+        };
         let Some(request) = Request::parse(&buffer[..len]) else {
             continue;
         };
         let now = clock();
         let Some(decision) = decide(&request, server, &table, now) else {
             debug!(mac = %request.mac, message = ?request.message, "DHCP: no answer");
+            if let Some(seen) = declined(&request, &table, now) {
+                // A full queue means that nobody keeps up with watching; the machine tries again all the same.
+                let _ = sightings.try_send(seen);
+            }
             continue;
         };
         let to = destination(&decision, server);
@@ -88,6 +103,25 @@ fn destination(decision: &Decision, server: Server) -> SocketAddrV4 {
         return SocketAddrV4::new(server.address, decision.to.port());
     }
     decision.to
+}
+
+/// Another machine uses the address this one was given: an operator must see that.
+fn declined(request: &Request, table: &BootTable, now: DateTime<Utc>) -> Option<Sighting> {
+    let address = request
+        .address(code::REQUESTED_IP)
+        .filter(|_| request.message == MessageType::Decline)?;
+    warn!(mac = %request.mac, %address, "DHCP: the address is in use by another machine");
+    Some(Sighting {
+        mac: request.mac,
+        address,
+        unknown: table.entry(request.mac).is_none(),
+        event: TimelineEvent {
+            at: now,
+            source: EventSource::Dhcp,
+            code: "declined".to_owned(),
+            text: format!("{address} is in use by another machine"),
+        },
+    })
 }
 
 fn sighting(request: &Request, decision: &Decision, now: DateTime<Utc>) -> Sighting {

@@ -2,6 +2,7 @@
 //! (7440). Read only, and only the files of a fixed map: there are no paths to escape from. [`packet`] reads and writes
 //! bytes, [`transfer`] decides, both purely; [`server`] owns the sockets.
 
+mod admission;
 pub mod packet;
 pub mod server;
 pub mod transfer;

@@ -27,10 +27,9 @@ impl Incoming {
         let number = |at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
         match number(0)? {
             1 => {
-                let mut texts = bytes[2..]
-                    .split(|b| *b == 0)
-                    .map(|text| String::from_utf8_lossy(text).into_owned());
-                let file = texts.next().filter(|file| !file.is_empty())?;
+                let mut parts = bytes[2..].split(|b| *b == 0);
+                let file = file_name(parts.next()?)?;
+                let mut texts = parts.map(|text| String::from_utf8_lossy(text).into_owned());
                 let _mode = texts.next()?;
                 let mut options = BTreeMap::new();
                 while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
@@ -44,6 +43,15 @@ impl Incoming {
             _ => None,
         }
     }
+}
+
+/// Some ROMs send bytes of 0xff after the name of the file.
+fn file_name(mut bytes: &[u8]) -> Option<String> {
+    while let Some((0xff, rest)) = bytes.split_last() {
+        bytes = rest;
+    }
+    let name = std::str::from_utf8(bytes).ok()?;
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 /// A block of data.

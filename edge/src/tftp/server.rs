@@ -5,25 +5,27 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
-use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
+use tokio::{
+    net::UdpSocket,
+    sync::mpsc,
+    time::{Instant as TokioInstant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
+    admission::Admission,
     packet::{self, Incoming},
     transfer::{Step, Transfer},
 };
 
-/// Transfers at once.
-const MAX_TRANSFERS: usize = 2_000;
+/// The client sent an error.
+const GAVE_UP: &str = "the client gave up";
 
 /// The files that can be had, by name.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +59,7 @@ impl Files {
     /// A file; a leading slash is looked over, since some firmware adds one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Bytes> {
+        let name = name.strip_prefix("./").unwrap_or(name);
         self.0.get(name.trim_start_matches('/')).cloned()
     }
 }
@@ -85,7 +88,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut buffer = vec![0; 1500];
-    let open = Arc::new(AtomicUsize::new(0));
+    let admission = Admission::default();
     loop {
         let received = tokio::select! {
             () = stop.cancelled() => return,
@@ -94,34 +97,31 @@ pub async fn run(
         let Ok((len, peer)) = received else { continue };
         let answer = match Incoming::parse(&buffer[..len]) {
             Some(Incoming::Read { file, options }) => match files.get(&file) {
-                Some(bytes) if open.load(Ordering::Relaxed) < MAX_TRANSFERS => {
-                    open.fetch_add(1, Ordering::Relaxed);
-                    let (open, ended) = (Arc::clone(&open), ended.clone());
+                Some(bytes) => {
+                    let Some(admitted) = admission.admit(peer, &buffer[..len]) else {
+                        debug!(%peer, file, "TFTP: a repeated request, or too many at once");
+                        continue;
+                    };
                     let transfer = Transfer::new(bytes.clone(), &options);
+                    let (ended, stop) = (ended.clone(), stop.clone());
                     tokio::spawn(async move {
-                        let begun = Instant::now();
-                        let failure = send(transfer, local, peer).await;
-                        open.fetch_sub(1, Ordering::Relaxed);
-                        let millis = begun.elapsed().as_millis();
-                        // Nobody listening is no reason to fail a transfer that is over.
-                        let _ = ended.try_send(Ended {
-                            peer,
-                            file,
-                            bytes: bytes.len(),
-                            millis,
-                            failure,
-                        });
+                        let _admitted = admitted;
+                        tokio::select! {
+                            () = stop.cancelled() => {}
+                            () = serve(transfer, (local, peer), (file, bytes.len()), ended) => {}
+                        }
                     });
                     continue;
                 }
-                Some(_) => packet::error(0, "too many transfers, try again"),
                 None => {
                     debug!(%peer, file, "TFTP: no such file");
                     packet::error(1, "no such file")
                 }
             },
             Some(Incoming::Write) => packet::error(2, "nothing can be written here"),
-            _ => continue,
+            // An error must not be answered with an error, or two servers could talk for ever.
+            Some(Incoming::Error(_)) => continue,
+            Some(Incoming::Ack(_)) | None => packet::error(4, "a transfer starts with a read request"),
         };
         if let Err(error) = socket.send_to(&answer, peer).await {
             debug!(%peer, %error, "TFTP: the refusal cannot be sent");
@@ -129,8 +129,32 @@ pub async fn run(
     }
 }
 
+/// Sends one file and tells how that ended.
+async fn serve(
+    mut transfer: Transfer,
+    (local, peer): (IpAddr, SocketAddr),
+    (file, bytes): (String, usize),
+    ended: mpsc::Sender<Ended>,
+) {
+    let begun = Instant::now();
+    let failure = send(&mut transfer, local, peer).await;
+    if failure == Some(GAVE_UP) && transfer.is_untouched() {
+        debug!(%peer, file, "TFTP: the client only asked for the size");
+        return;
+    }
+    let millis = begun.elapsed().as_millis();
+    // Nobody listening is no reason to fail a transfer that is over.
+    let _ = ended.try_send(Ended {
+        peer,
+        file,
+        bytes,
+        millis,
+        failure,
+    });
+}
+
 /// Sends one file; gives back why it failed.
-async fn send(mut transfer: Transfer, local: IpAddr, peer: SocketAddr) -> Option<&'static str> {
+async fn send(transfer: &mut Transfer, local: IpAddr, peer: SocketAddr) -> Option<&'static str> {
     let Ok(socket) = UdpSocket::bind((local, 0)).await else {
         return Some("no port");
     };
@@ -140,6 +164,7 @@ async fn send(mut transfer: Transfer, local: IpAddr, peer: SocketAddr) -> Option
     }
     let mut buffer = [0; 600];
     let mut step = Step::Send(transfer.begin());
+    let mut until = TokioInstant::now();
     loop {
         match &step {
             Step::Send(packets) => {
@@ -147,17 +172,19 @@ async fn send(mut transfer: Transfer, local: IpAddr, peer: SocketAddr) -> Option
                     // A packet the kernel has no room for is a lost packet; the window is sent again.
                     let _ = socket.send(packet).await;
                 }
+                until = TokioInstant::now() + transfer.timeout();
             }
+            // The time already waited counts: packets that bring nothing on must not keep a transfer open.
             Step::Wait => {}
             Step::Done => return None,
             Step::Ended(why) => return Some(why),
         }
-        step = match timeout(transfer.timeout(), socket.recv(&mut buffer)).await {
+        step = match timeout_at(until, socket.recv(&mut buffer)).await {
             Err(_) => transfer.timed_out(),
             Ok(Err(_)) => Step::Ended("the client closed its port"),
             Ok(Ok(len)) => match Incoming::parse(&buffer[..len]) {
                 Some(Incoming::Ack(block)) => transfer.acknowledged(block),
-                Some(Incoming::Error(_)) => Step::Ended("the client gave up"),
+                Some(Incoming::Error(_)) => Step::Ended(GAVE_UP),
                 _ => Step::Wait,
             },
         };

@@ -10,8 +10,10 @@ use super::packet;
 const MAX_BLOCK: usize = 1468;
 /// The largest window, in blocks.
 const MAX_WINDOW: u16 = 64;
-/// How often a window is sent again without an answer.
+/// How often a window is sent again without progress.
 const MAX_TRIES: u32 = 6;
+/// The longest timeout a client may ask for, in seconds: a dead client must not hold a transfer for minutes.
+const MAX_TIMEOUT: u64 = 10;
 
 /// How a transfer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Transfer {
     /// The first block that is not acknowledged, counted from 1 without wrapping; 0 while the options are not.
     unacknowledged: u64,
     tries: u32,
+    /// Whether the current window was sent again because its first block was missing.
+    rewound: bool,
 }
 
 impl Transfer {
@@ -56,7 +60,7 @@ impl Transfer {
             options.push(("windowsize", window.to_string()));
         }
         let mut timeout = Duration::from_secs(1);
-        if let Some(wanted) = number("timeout").filter(|n| (1..=255).contains(n)) {
+        if let Some(wanted) = number("timeout").filter(|n| (1..=MAX_TIMEOUT).contains(n)) {
             timeout = Duration::from_secs(wanted);
             options.push(("timeout", wanted.to_string()));
         }
@@ -72,6 +76,7 @@ impl Transfer {
             options,
             unacknowledged,
             tries: 0,
+            rewound: false,
         }
     }
 
@@ -91,9 +96,16 @@ impl Transfer {
         }
     }
 
+    /// Whether the client has taken nothing of the file yet. Boot ROMs ask for the size first and then give up.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.unacknowledged <= 1
+    }
+
     /// Nothing came in time.
     pub fn timed_out(&mut self) -> Step {
         self.tries += 1;
+        self.rewound = false;
         if self.tries >= MAX_TRIES {
             Step::Ended("no answer")
         } else {
@@ -116,9 +128,8 @@ impl Transfer {
         if ahead > self.window || last + ahead > self.blocks() {
             return Step::Wait;
         }
-        if ahead == 0 && self.window == 1 {
-            // RFC 1123, 4.2.3.1: a repeated ACK is not answered, or every later packet is sent twice.
-            return Step::Wait;
+        if ahead == 0 {
+            return self.rewind();
         }
         self.unacknowledged += ahead;
         if self.unacknowledged > self.blocks() {
@@ -128,8 +139,20 @@ impl Transfer {
         }
     }
 
+    /// The last acknowledgement again. RFC 1123, 4.2.3.1: without a window it is not answered, or every later packet is
+    /// sent twice. RFC 7440, 4: with one it says that the window's first block was lost, so the window is sent again;
+    /// but once only, since a client says so for each packet that came after the lost one.
+    fn rewind(&mut self) -> Step {
+        if self.window == 1 || self.rewound {
+            return Step::Wait;
+        }
+        self.rewound = true;
+        Step::Send(self.current_window())
+    }
+
     fn next_window(&mut self) -> Step {
         self.tries = 0;
+        self.rewound = false;
         Step::Send(self.current_window())
     }
 
@@ -238,5 +261,75 @@ mod tests {
         );
         let ends = (0..MAX_TRIES).map(|_| transfer.timed_out()).last();
         assert_eq!(ends, Some(Step::Ended("no answer")));
+    }
+
+    #[test]
+    fn a_window_whose_first_block_was_lost_is_sent_again_once() {
+        let asked = options(&[("windowsize", "4")]);
+        let mut transfer = Transfer::new(Bytes::from_static(&[0; 5000]), &asked);
+        let first = transfer.acknowledged(0);
+        assert_eq!(transfer.acknowledged(0), first, "block 1 was lost");
+        assert_eq!(
+            transfer.acknowledged(0),
+            Step::Wait,
+            "said again for blocks 3 and 4"
+        );
+        let ends = (0..MAX_TRIES)
+            .map(|_| (transfer.acknowledged(0), transfer.timed_out()).1)
+            .last();
+        assert_eq!(
+            ends,
+            Some(Step::Ended("no answer")),
+            "an ACK that brings nothing on is no progress"
+        );
+        assert!(transfer.is_untouched());
+    }
+
+    #[test]
+    fn what_a_client_asks_for_is_kept_within_limits() {
+        for (asked, granted) in [
+            (("blksize", "7"), None),
+            (("blksize", "8"), Some("8")),
+            (("blksize", "65464"), Some("1468")),
+            (("windowsize", "0"), None),
+            (("windowsize", "65535"), Some("64")),
+            (("timeout", "2"), Some("2")),
+            (("timeout", "255"), None),
+            (("tsize", "0"), Some("5000")),
+            (("blksize", "many"), None),
+            (("colour", "red"), None),
+        ] {
+            let transfer = Transfer::new(Bytes::from_static(&[0; 5000]), &options(&[asked]));
+            let expected = match granted {
+                Some(value) => packet::option_ack(&[(asked.0, value.to_owned())]),
+                None => packet::data(1, &[0; 512]),
+            };
+            assert_eq!(transfer.begin(), [expected], "{asked:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_schedule_of_acks_makes_it_panic_or_run_for_ever(
+            acks in proptest::collection::vec(proptest::option::of(0..80_u16), 0..400),
+            window in 1..70_u16,
+        ) {
+            let asked = options(&[("windowsize", &window.to_string()), ("blksize", "100")]);
+            let mut transfer = Transfer::new(Bytes::from_static(&[0; 5000]), &asked);
+            let mut in_vain = 0;
+            for ack in acks {
+                let step = match ack {
+                    Some(block) => transfer.acknowledged(block),
+                    None => transfer.timed_out(),
+                };
+                match step {
+                    Step::Send(packets) => proptest::prop_assert!(packets.len() <= 64 && packets.iter().all(|p| p.len() <= 104)),
+                    Step::Wait => {}
+                    Step::Done | Step::Ended(_) => break,
+                }
+                in_vain = if ack.is_some() { 0 } else { in_vain + 1 };
+                proptest::prop_assert!(in_vain <= MAX_TRIES);
+            }
+        }
     }
 }
