@@ -179,14 +179,22 @@ async fn send(transfer: &mut Transfer, local: IpAddr, peer: SocketAddr) -> Optio
             Step::Done => return None,
             Step::Ended(why) => return Some(why),
         }
-        step = match timeout_at(until, socket.recv(&mut buffer)).await {
-            Err(_) => transfer.timed_out(),
-            Ok(Err(_)) => Step::Ended("the client closed its port"),
-            Ok(Ok(len)) => match Incoming::parse(&buffer[..len]) {
-                Some(Incoming::Ack(block)) => transfer.acknowledged(block),
-                Some(Incoming::Error(_)) => Step::Ended(GAVE_UP),
-                _ => Step::Wait,
+        let received = match timeout_at(until, socket.recv(&mut buffer)).await {
+            Err(_) => {
+                step = transfer.timed_out();
+                continue;
+            }
+            Ok(Ok(len)) => len,
+            // A repeated block reached a client that had closed its port; its last ACK may wait behind that error.
+            Ok(Err(_)) => match socket.try_recv(&mut buffer) {
+                Ok(len) => len,
+                Err(_) => return Some("the client closed its port"),
             },
+        };
+        step = match Incoming::parse(&buffer[..received]) {
+            Some(Incoming::Ack(block)) => transfer.acknowledged(block),
+            Some(Incoming::Error(_)) => Step::Ended(GAVE_UP),
+            _ => Step::Wait,
         };
     }
 }
