@@ -53,7 +53,8 @@ pub async fn run(
             Some(sighting) = sightings.recv() => {
                 let (mac, at) = (sighting.mac, sighting.event.at);
                 if !sighting.unknown {
-                    runner.tell(Input::Seen { mac, event: sighting.event }).await;
+                    let Sighting { event, system, .. } = sighting;
+                    runner.tell(Input::Seen { mac, event, system }).await;
                 } else if told.get(&mac).is_none_or(|last| at - *last >= TELL_EVERY) {
                     info!(%mac, address = %sighting.address, "an unknown machine boots");
                     told.insert(mac, at);
@@ -124,6 +125,7 @@ pub async fn tftp(
             address,
             unknown,
             event,
+            system: false,
         });
     }
     Ok(())

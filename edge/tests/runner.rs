@@ -5,7 +5,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use slipway_edge::runner::next::{
-    self, Side, StepUpdate, advance, agent_reported, agent_said_hello, apply, begin, guest_phoned_home,
+    self, Side, StepUpdate, advance, agent_reported, agent_said_hello, apply, begin, booted_another_system,
+    guest_phoned_home,
 };
 use slipway_protocol::{
     ids::{BootId, Digest, ImageId, JobId, MachineId, StepId},
@@ -55,12 +56,13 @@ fn order() -> Order {
                 },
                 &["image"],
             ),
+            step("look", Action::AgentInventory, &["boot"]),
             step(
                 "choose",
                 Action::AgentChooseDisk {
                     rule: DiskRule::default(),
                 },
-                &["boot"],
+                &["look"],
             ),
             step("write", Action::AgentWriteImage { image }, &["choose"]),
             step("reboot", Action::AgentReboot, &["write"]),
@@ -118,9 +120,11 @@ fn at_write(order: &Order) -> Report {
     }
     advance(order, &mut report, at(1));
     agent_said_hello(order, &mut report, boot(1), at(1));
-    let said = says(&report, 1, "choose", StepState::Done);
-    assert!(agent_reported(order, &mut report, &said, at(1)));
-    advance(order, &mut report, at(2));
+    for name in ["look", "choose"] {
+        let said = says(&report, 1, name, StepState::Done);
+        assert!(agent_reported(order, &mut report, &said, at(1)));
+        advance(order, &mut report, at(2));
+    }
     assert_eq!(state(&report, "write"), (StepState::Running, 1));
     report
 }
@@ -211,6 +215,87 @@ fn no_progress_the_deadline_and_an_unknown_action_have_names() {
     assert_eq!(code(&report), "unknown_action");
 }
 
+/// The firmware could not reach the edge, which was being restarted, and went on to the disk.
+#[test]
+fn a_machine_that_booted_its_disk_is_booted_again_from_the_network() {
+    let order = order();
+    let mut report = begin(&order, 1, None);
+    for name in ["image", "boot"] {
+        advance(&order, &mut report, at(0));
+        assert!(
+            !booted_another_system(&order, &mut report, at(0)),
+            "not yet booted"
+        );
+        assert!(apply(&order, &mut report, &id(name), StepUpdate::Done, at(0)));
+    }
+    advance(&order, &mut report, at(1));
+    assert_eq!(state(&report, "look"), (StepState::Running, 1));
+    assert!(booted_another_system(&order, &mut report, at(9)));
+    assert_eq!(state(&report, "boot"), (StepState::Pending, 1));
+    assert!(
+        !booted_another_system(&order, &mut report, at(9)),
+        "it asks twice"
+    );
+    advance(&order, &mut report, at(10));
+    assert_eq!(state(&report, "boot"), (StepState::Running, 2));
+    assert_eq!(
+        state(&report, "look"),
+        (StepState::Pending, 1),
+        "which waits for the boot"
+    );
+    apply(&order, &mut report, &id("boot"), StepUpdate::Done, at(11));
+    advance(&order, &mut report, at(11));
+    assert_eq!(state(&report, "look"), (StepState::Running, 2));
+    assert!(booted_another_system(&order, &mut report, at(20)));
+    assert!(
+        matches!(&report.outcome, Outcome::Failed { failure, .. } if failure.code == "booted_another_system"),
+        "no longer than its retries: {:?}",
+        report.outcome
+    );
+}
+
+/// The machine hangs in the middle: another boot, then the step again; what was done by then is not done twice.
+#[test]
+fn an_agent_that_fell_silent_is_booted_again_before_its_step_is_tried_again() {
+    let order = order();
+    let mut report = at_write(&order);
+    for second in [62, 63, 64] {
+        advance(&order, &mut report, at(second));
+    }
+    assert_eq!(state(&report, "boot"), (StepState::Running, 2));
+    assert_eq!(state(&report, "write"), (StepState::Pending, 1));
+    apply(&order, &mut report, &id("boot"), StepUpdate::Done, at(65));
+    advance(&order, &mut report, at(65));
+    assert_eq!(state(&report, "write"), (StepState::Pending, 1), "no agent yet");
+    agent_said_hello(&order, &mut report, boot(2), at(80));
+    let said = AgentReport {
+        steps: vec![],
+        ..says(&report, 2, "look", StepState::Done)
+    };
+    assert!(!agent_reported(&order, &mut report, &said, at(80)));
+    let look = StepReport {
+        state: StepState::Done,
+        attempt: 2,
+        ..StepReport::pending(id("look"))
+    };
+    assert!(agent_reported(
+        &order,
+        &mut report,
+        &AgentReport {
+            steps: vec![look],
+            ..said
+        },
+        at(80)
+    ));
+    advance(&order, &mut report, at(80));
+    assert_eq!(state(&report, "write"), (StepState::Running, 2));
+    assert_eq!(
+        state(&report, "choose"),
+        (StepState::Done, 1),
+        "the disk chosen stays chosen"
+    );
+}
+
 #[test]
 fn late_and_foreign_words_change_nothing() {
     let order = order();
@@ -285,16 +370,18 @@ enum Event {
     Agent(u8, usize, u8, u32),
     Hello(u8),
     PhoneHome,
+    OtherSystem,
     Crash,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0..90_u16).prop_map(Event::Time),
-        3 => (0..6_usize, 0..4_u8).prop_map(|(s, u)| Event::Edge(s, u)),
-        4 => (1..3_u8, 0..6_usize, 0..4_u8, 0..4_u32).prop_map(|(b, s, st, a)| Event::Agent(b, s, st, a)),
+        3 => (0..7_usize, 0..4_u8).prop_map(|(s, u)| Event::Edge(s, u)),
+        4 => (1..3_u8, 0..7_usize, 0..4_u8, 0..4_u32).prop_map(|(b, s, st, a)| Event::Agent(b, s, st, a)),
         1 => (1..4_u8).prop_map(Event::Hello),
         1 => Just(Event::PhoneHome),
+        1 => Just(Event::OtherSystem),
         2 => Just(Event::Crash),
     ]
 }
@@ -343,6 +430,9 @@ fn happen(order: &Order, report: &mut Report, event: &Event, now: &mut DateTime<
         Event::PhoneHome if !report.outcome.is_final() => {
             guest_phoned_home(order, report, String::new(), *now)
         }
+        Event::OtherSystem => {
+            booted_another_system(order, report, *now);
+        }
         Event::Crash => *report = serde_json::from_str(&serde_json::to_string(report).unwrap()).unwrap(),
         Event::Hello(_) | Event::PhoneHome => {}
     }
@@ -364,14 +454,17 @@ proptest! {
                 prop_assert_eq!(&report.outcome, &before.outcome);
             }
             for (was, is) in before.steps.iter().zip(&report.steps) {
-                prop_assert!(was.state != StepState::Done || is.state == StepState::Done, "{} was undone", is.id);
-                prop_assert!(is.attempt <= 2, "{} is tried more often than its retries allow", is.id);
+                // Only a boot is ever repeated: once more for each attempt of a step that found no agent.
+                let boots = ["boot", "look"].contains(&is.id.as_str());
+                prop_assert!(boots || was.state != StepState::Done || is.state == StepState::Done, "{} was undone", is.id);
+                let most = if boots { 6 } else { 2 };
+                prop_assert!(is.attempt <= most, "{} is tried more often than its retries allow", is.id);
                 prop_assert!(is.attempt >= was.attempt);
             }
             for step in &order.steps {
-                let began = state(&report, step.id.as_str()).1 > 0;
+                let runs = state(&report, step.id.as_str()).0 == StepState::Running;
                 let ready = step.needs.iter().all(|n| state(&report, n.as_str()).0 == StepState::Done);
-                prop_assert!(!began || ready, "{} began before what it needs", step.id);
+                prop_assert!(!runs || ready, "{} runs before what it needs", step.id);
             }
         }
         happen(&order, &mut report, &Event::Time(0), &mut at(3600));

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use slipway_edge::bmc::{BootDevice, PowerAction};
 use slipway_lab::{
-    commands::{disk_hash::disk_hash, exec::Place, up::Spec},
+    commands::{disk_hash::disk_hash, exec::Place, power, up::Spec},
     wan,
 };
 use slipway_tests::world::{Parts, World, wait_for};
@@ -51,26 +52,27 @@ fn assert_installed_once(world: &World, job: &Value) {
     );
 }
 
+async fn wait_for_step(world: &World, job: &str, id: &str) {
+    let done = async {
+        let mut revision = 0;
+        loop {
+            let path = format!("/api/v1/jobs/{job}?after_revision={revision}&wait_s=5");
+            let found = world.api.get(&path).await.unwrap();
+            if step(&found, id)["state"] == "done" {
+                return;
+            }
+            revision = found["revision"].as_u64().unwrap_or_default();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), done).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_site_finishes_with_the_wan_cut_and_tells_the_truth_later() {
     let world = world("t-wan", &Spec::default()).await;
     let (_, job) = world.install("cut-1", "tiny", json!({})).await.unwrap();
     // The order and the image's chunks are at the site as soon as the first step is done.
-    let ensured = async {
-        loop {
-            let found = world
-                .api
-                .get(&format!("/api/v1/jobs/{job}?after_revision=0&wait_s=5"))
-                .await
-                .unwrap();
-            if step(&found, "ensure-image")["state"] == "done" {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), ensured)
-        .await
-        .unwrap();
+    wait_for_step(&world, &job, "ensure-image").await;
     wan::cut(&world.id).unwrap();
     let console = || world.console(0).contains("PHONE-HOME done").then_some(());
     wait_for("the guest, with the WAN cut", INSTALL_LIMIT, console)
@@ -324,4 +326,18 @@ async fn kills_of_every_process_during_installs_end_installed() {
         let job = world.api.wait_for_job(&job, INSTALL_LIMIT).await.unwrap();
         assert_eq!(job["state"], "done", "round {round}: {:#}", job["failure"]);
     }
+    a_boot_that_goes_astray_is_repeated(&world).await;
+}
+
+/// The disk holds a system by now. Another hand resets the machine to its disk between the edge's reset and the LiveOS,
+/// as firmware does by itself when the edge is away at the wrong moment.
+async fn a_boot_that_goes_astray_is_repeated(world: &World) {
+    let (_, job) = world.install("astray", "tiny", json!({})).await.unwrap();
+    wait_for_step(world, &job, "boot-network").await;
+    power::boot(&world.id, "m1", BootDevice::Disk).unwrap();
+    power::power(&world.id, "m1", PowerAction::Reset).unwrap();
+    let job = world.api.wait_for_job(&job, INSTALL_LIMIT).await.unwrap();
+    assert_eq!(job["state"], "done", "{:#}\n{}", job["failure"], world.console(0));
+    assert_eq!(step(&job, "boot-network")["attempt"], 2, "{:#}", job["steps"]);
+    assert_eq!(step(&job, "write-image")["attempt"], 1, "{:#}", job["steps"]);
 }

@@ -112,7 +112,7 @@ fn steps(
             "inventory",
             Action::AgentInventory,
             &["boot-network"],
-            Limits(600, 1),
+            Limits(600, 3),
         ),
         step(
             "choose-disk",

@@ -37,6 +37,8 @@ pub struct Sighting {
     pub unknown: bool,
     /// What was seen.
     pub event: TimelineEvent,
+    /// Whether it shows that an operating system runs on the machine. The LiveOS never asks for an address.
+    pub system: bool,
 }
 
 /// Binds port 67 on one interface. Broadcasts go out by that interface alone.
@@ -121,6 +123,7 @@ fn declined(request: &Request, table: &BootTable, now: DateTime<Utc>) -> Option<
             code: "declined".to_owned(),
             text: format!("{address} is in use by another machine"),
         },
+        system: false,
     })
 }
 
@@ -130,13 +133,13 @@ fn sighting(request: &Request, decision: &Decision, now: DateTime<Utc>) -> Sight
         MessageType::Nak => "nak",
         _ => "ack",
     };
-    let who = if request.is_ipxe() {
-        "iPXE".to_owned()
-    } else {
-        match (request.architecture(), request.option(code::VENDOR_CLASS)) {
-            (Some(architecture), Some(_)) => format!("firmware, architecture {architecture}"),
-            _ => "an operating system".to_owned(),
-        }
+    let firmware = request
+        .architecture()
+        .filter(|_| request.option(code::VENDOR_CLASS).is_some());
+    let who = match firmware {
+        _ if request.is_ipxe() => "iPXE".to_owned(),
+        Some(architecture) => format!("firmware, architecture {architecture}"),
+        None => "an operating system".to_owned(),
     };
     let file = decision
         .reply
@@ -155,5 +158,6 @@ fn sighting(request: &Request, decision: &Decision, now: DateTime<Utc>) -> Sight
             code: word.to_owned(),
             text,
         },
+        system: !request.is_ipxe() && firmware.is_none(),
     }
 }

@@ -156,6 +156,7 @@ fn sight(state: &HttpState, mac: MacAddr, code: &str, text: String) {
         address,
         unknown: table.entry(mac).is_none(),
         event,
+        system: false,
     };
     // A full queue means that nobody keeps up with watching; the machine boots all the same.
     let _ = state.sightings.try_send(sighting);

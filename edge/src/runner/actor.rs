@@ -77,6 +77,8 @@ pub enum Input {
         mac: MacAddr,
         /// What was seen.
         event: TimelineEvent,
+        /// Whether it shows that an operating system runs on the machine, which is not the LiveOS.
+        system: bool,
     },
     /// A guest phoned home.
     PhoneHome {
@@ -268,19 +270,7 @@ impl Actor {
                 m.unsaved = true;
                 self.settle(machine, changed)
             }
-            Input::Seen { mac, event } => {
-                let Some(machine) = self.by_mac.get(&mac).copied() else {
-                    return Ok(());
-                };
-                let Some(m) = self.machines.get_mut(&machine) else {
-                    return Ok(());
-                };
-                if m.report.outcome.is_final() {
-                    return Ok(());
-                }
-                next::note(&mut m.report, event);
-                self.settle(machine, true)
-            }
+            Input::Seen { mac, event, system } => self.take_sighting(mac, event, system),
             Input::PhoneHome {
                 machine,
                 nonce,
@@ -293,6 +283,23 @@ impl Actor {
                 Ok(())
             }
         }
+    }
+
+    fn take_sighting(&mut self, mac: MacAddr, event: TimelineEvent, system: bool) -> Result<(), StoreError> {
+        let Some(machine) = self.by_mac.get(&mac).copied() else {
+            return Ok(());
+        };
+        let Some(m) = self.machines.get_mut(&machine) else {
+            return Ok(());
+        };
+        if m.report.outcome.is_final() {
+            return Ok(());
+        }
+        next::note(&mut m.report, event);
+        if system {
+            next::booted_another_system(&m.order, &mut m.report, (self.context.now)());
+        }
+        self.settle(machine, true)
     }
 
     fn take_step(

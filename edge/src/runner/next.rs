@@ -122,18 +122,22 @@ fn decide_step(order: &Order, step: &Step, report: &mut Report, now: DateTime<Ut
                 message,
                 transient: true,
             };
-            apply(order, report, &step.id, StepUpdate::Failed(failure), now);
+            if step.role == Role::Agent {
+                agent_is_lost(order, report, step, failure, now);
+            } else {
+                apply(order, report, &step.id, StepUpdate::Failed(failure), now);
+            }
             decision.changed = true;
             wake_no_later_than(decision, now);
         }
         StepState::Pending => {
-            let ready = step.needs.iter().all(|need| {
+            let is_done = |id: &StepId| {
                 report
                     .steps
                     .iter()
-                    .any(|s| s.id == *need && s.state == StepState::Done)
-            });
-            if !ready {
+                    .any(|s| s.id == *id && s.state == StepState::Done)
+            };
+            if !needed_by(order, &step.id).iter().all(|need| is_done(&need.id)) {
                 return;
             }
             let not_before = retry_at(state);
@@ -148,6 +152,76 @@ fn decide_step(order: &Order, step: &Step, report: &mut Report, now: DateTime<Ut
             );
         }
     }
+}
+
+/// All steps that must be done before a step, near and far. A step that is booted for again holds back what was only
+/// ready thanks to the boot that is lost.
+fn needed_by<'a>(order: &'a Order, id: &StepId) -> Vec<&'a Step> {
+    let mut found: Vec<&Step> = Vec::new();
+    let mut open: Vec<&StepId> = order
+        .step(id)
+        .map(|s| s.needs.iter().collect())
+        .unwrap_or_default();
+    while let Some(step) = open.pop().and_then(|need| order.step(need)) {
+        if !found.iter().any(|s| s.id == step.id) {
+            found.push(step);
+            open.extend(&step.needs);
+        }
+    }
+    found
+}
+
+/// The agent that a step waits for is not there: the machine hangs, or booted something else. The step's next attempt
+/// is preceded by another boot. Not for a reboot: then the LiveOS is no longer served.
+fn boot_again(order: &Order, report: &mut Report, step: &Step, now: DateTime<Utc>) {
+    if step.action == Action::AgentReboot {
+        return;
+    }
+    // What a boot that is given up still says is late; the next agent's hello is no restart.
+    report.agent = None;
+    let boots = |s: &&Step| matches!(s.action, Action::DriverBoot { .. } | Action::AgentInventory);
+    for need in needed_by(order, &step.id).into_iter().filter(boots) {
+        for state in report.steps.iter_mut().filter(|s| s.id == need.id) {
+            state.state = StepState::Pending;
+            state.finished_at = Some(now);
+        }
+    }
+}
+
+/// The machine asks for an address as an operating system does, which the LiveOS does not: where the agent's first word
+/// is waited for, the machine booted its disk, and is booted again. Answers whether that changed anything.
+pub fn booted_another_system(order: &Order, report: &mut Report, now: DateTime<Utc>) -> bool {
+    let waits = |(step, _): &(&Step, u32)| step.action == Action::AgentInventory;
+    let Some((step, _)) = running(order, report, Side::Agent).into_iter().find(waits) else {
+        return false;
+    };
+    let failure = Failure {
+        code: "booted_another_system".into(),
+        message: "the machine did not boot the LiveOS but a system on its disk; it is booted from the network again; if \
+                  this repeats, look at its boot order and its console"
+            .into(),
+        transient: true,
+    };
+    agent_is_lost(order, report, step, failure, now)
+}
+
+/// An attempt of an agent's step has failed because there is no agent.
+fn agent_is_lost(
+    order: &Order,
+    report: &mut Report,
+    step: &Step,
+    failure: Failure,
+    now: DateTime<Utc>,
+) -> bool {
+    let changed = apply(order, report, &step.id, StepUpdate::Failed(failure), now);
+    let again = report
+        .steps
+        .iter()
+        .any(|s| s.id == step.id && s.state == StepState::Pending);
+    if changed && again {
+        boot_again(order, report, step, now);
+    }
+    changed
 }
 
 /// When a failed attempt may be followed by the next: 1, 2, 4 .. 30 s after it.
