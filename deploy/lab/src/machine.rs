@@ -117,12 +117,11 @@ impl QemuChassis {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
+    /// QEMU anew. Its own reset would do for UEFI, but SeaBIOS resets once more by itself when it finds that it has run
+    /// before, and reads the boot order only then: by that time the one-time choice is used up.
     async fn reset(&self) -> Result<(), LabError> {
-        let mut monitor = self.monitor().await?;
-        let failed = |error: MonitorError| self.monitor_error(&error);
-        monitor.boot_order(self.first()).await.map_err(failed)?;
-        monitor.reset().await.map_err(failed)?;
-        self.use_up_flags(&mut monitor).await
+        self.stop().await?;
+        self.start().await
     }
 
     async fn switch(&self, action: PowerAction) -> Result<(), LabError> {

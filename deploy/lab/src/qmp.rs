@@ -102,23 +102,4 @@ impl Monitor {
         }
         Ok(())
     }
-
-    /// Resets the machine and waits until it has happened.
-    ///
-    /// # Errors
-    /// QEMU's own description of what was wrong.
-    pub async fn reset(&mut self) -> Result<(), MonitorError> {
-        self.send("system_reset", json!({})).await?;
-        // the event comes before or after the answer
-        let (mut answered, mut happened) = (false, false);
-        while !(answered && happened) {
-            let message = self.next(|_| true).await?;
-            if let Some(error) = message.get("error") {
-                return Err(MonitorError(format!("system_reset: {error}")));
-            }
-            answered |= message.get("return").is_some();
-            happened |= message["event"] == "RESET";
-        }
-        Ok(())
-    }
 }
