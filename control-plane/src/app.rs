@@ -2,12 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use metrics_exporter_prometheus::PrometheusHandle;
 use slipway_protocol::keys::Signer;
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
+    access::throttle::Throttle,
     chunks::Chunks,
     config::Config,
     pki::{self, Authority, PkiError},
@@ -29,7 +30,7 @@ pub struct App {
     pub signer: Signer,
     /// Image chunks.
     pub chunks: Chunks,
-    /// The clock.
+    /// The clock, in microseconds as the store keeps them: what is told is what is read later.
     pub now: fn() -> DateTime<Utc>,
     /// Wakes the scheduler.
     pub work: Notify,
@@ -37,8 +38,16 @@ pub struct App {
     pub sites: broadcast::Sender<String>,
     /// Wakes those who wait for a job's next report.
     pub reports: broadcast::Sender<String>,
+    /// Slows log-ins down, by name and by address.
+    pub logins: Throttle,
+    /// Slows callers down who prove nothing, by address.
+    pub strangers: Throttle,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
+}
+
+fn clock() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
 }
 
 impl App {
@@ -54,10 +63,12 @@ impl App {
             signer: pki::order_signer(dir)?,
             chunks: Chunks::new(dir.join("chunks")),
             store,
-            now: Utc::now,
+            now: clock,
             work: Notify::new(),
             sites: broadcast::channel(1024).0,
             reports: broadcast::channel(1024).0,
+            logins: Throttle::new(10, 0.1),
+            strangers: Throttle::new(600, 10.0),
             metrics,
             config,
         }))

@@ -23,11 +23,14 @@ pub enum ApiError {
     #[error("{1}")]
     Conflict(&'static str, String),
     /// No or wrong credentials.
-    #[error("credentials are missing or not valid: send `Authorization: Bearer TOKEN`")]
+    #[error("credentials are missing or not valid: log in, or send `Authorization: Bearer KEY`")]
     Unauthorized,
     /// Good credentials for something else.
     #[error("{0}")]
     Forbidden(String),
+    /// Asked too often.
+    #[error("{0}; wait a little, then try again")]
+    TooMany(String),
     /// The thing was changed meanwhile.
     #[error("it was changed meanwhile: read it again, then send its new ETag in If-Match")]
     Changed,
@@ -60,6 +63,7 @@ impl ApiError {
             Self::Conflict(..) => StatusCode::CONFLICT,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Changed => StatusCode::PRECONDITION_FAILED,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -73,6 +77,7 @@ impl ApiError {
             Self::NotFound(..) => "not_found",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden(_) => "forbidden",
+            Self::TooMany(_) => "too_many_requests",
             Self::Changed => "changed_meanwhile",
             Self::Internal(_) => "internal",
         }

@@ -3,6 +3,7 @@
 //! Flow is one way: `api` -> `domain` -> `store`; `scheduler` -> `domain` -> `store`; `gateway` sends what the store holds.
 //! Invariants: only `store` names Diesel; no MQTT or HTTP call stands inside a transaction; every hop may be repeated.
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod auth;

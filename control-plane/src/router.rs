@@ -1,4 +1,4 @@
-//! Every route of the control plane, on one page. All need a token but those of [`auth::OPEN`].
+//! Every route of the control plane, on one page. What each needs stands in [`crate::access::routes`].
 
 use std::{sync::Arc, time::Instant};
 
@@ -14,9 +14,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
-    api::{access, images, instances, jobs, machines, sites},
+    access::authenticate,
+    api::{access, account, audit, images, instances, jobs, machines, projects, sites, users},
     app::App,
-    auth, metrics,
+    metrics,
 };
 
 /// The document's head.
@@ -33,10 +34,29 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
     let open = OpenApiRouter::new()
         .routes(routes!(access::healthz))
         .routes(routes!(access::setup))
+        .routes(routes!(account::login))
         .routes(routes!(access::join))
         .routes(routes!(images::chunk));
     let guarded = OpenApiRouter::new()
         .routes(routes!(access::metrics))
+        .routes(routes!(account::logout))
+        .routes(routes!(account::me, account::change))
+        .routes(routes!(account::keys, account::make_key))
+        .routes(routes!(account::remove_key))
+        .routes(routes!(account::ssh_keys, account::add_ssh_key))
+        .routes(routes!(account::remove_ssh_key))
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::get, users::update, users::delete))
+        .routes(routes!(users::grant))
+        .routes(routes!(users::revoke))
+        .routes(routes!(users::permissions))
+        .routes(routes!(users::roles))
+        .routes(routes!(users::role, users::put_role, users::delete_role))
+        .routes(routes!(projects::list, projects::create))
+        .routes(routes!(projects::get, projects::update, projects::delete))
+        .routes(routes!(projects::set_member, projects::remove_member))
+        .routes(routes!(projects::set_quota))
+        .routes(routes!(audit::list))
         .routes(routes!(sites::create, sites::list))
         .routes(routes!(sites::get, sites::update, sites::delete))
         .routes(routes!(sites::token))
@@ -63,7 +83,7 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .into();
     let guarded = guarded.merge(docs).layer(middleware::from_fn_with_state(
         Arc::clone(app),
-        auth::require_token,
+        authenticate::guard,
     ));
     let router = guarded
         .merge(open)

@@ -1,6 +1,6 @@
 //! One running control plane: store, keys, broker, gateway, scheduler, API.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -46,7 +46,11 @@ pub async fn run(
     }
     info!(http = %app.config.http, "control plane up");
     let (router, _) = router::routes(&app);
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(
+        listener,
+        router.into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         result = server => result?,
         ended = gateway => ended.context("the gateway failed")?,

@@ -2,12 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::{net::SocketAddr, time::Duration};
+mod common;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
+use common::server::server;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use slipway_control_plane::{auth, config::Given, serve};
 use slipway_protocol::{
     ids::{Digest, SiteId},
     keys::{Expect, KeyRing, Signer},
@@ -15,165 +14,6 @@ use slipway_protocol::{
     site::{JoinAnswer, JoinRequest, JoinToken, ProvenJoinRequest, chunk_key_context, chunk_proof},
     topic::Topic,
 };
-use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
-
-struct Server {
-    url: String,
-    token: String,
-    http: reqwest::Client,
-    stop: CancellationToken,
-    _dir: TempDir,
-}
-
-fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
-async fn server() -> Server {
-    slipway_bus::tls::install_provider();
-    let dir = tempfile::tempdir().unwrap();
-    let given = Given {
-        http: Some(free()),
-        mqtt: Some(free()),
-        data_dir: Some(dir.path().into()),
-        ..Given::default()
-    };
-    let config = given.resolve().unwrap();
-    let url = config.public_url.clone();
-    let (told, link) = tokio::sync::oneshot::channel();
-    let stop = CancellationToken::new();
-    let metrics = PrometheusBuilder::new().build_recorder().handle();
-    let announce = |link: &str| told.send(link.to_owned()).unwrap();
-    tokio::spawn(serve::run(config, metrics, announce, stop.clone()));
-    let link = tokio::time::timeout(Duration::from_secs(30), link)
-        .await
-        .unwrap()
-        .unwrap();
-    let setup = link.split_once("token=").unwrap().1.to_owned();
-    let mut server = Server {
-        url,
-        token: String::new(),
-        http: reqwest::Client::new(),
-        stop,
-        _dir: dir,
-    };
-    while server
-        .http
-        .get(format!("{}/healthz", server.url))
-        .send()
-        .await
-        .is_err()
-    {
-        tokio::task::yield_now().await;
-    }
-    let body = json!({ "token": setup, "name": "ann" });
-    let (status, answer) = server.call(Method::POST, "/api/v1/setup", Some(&body)).await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    server.token = answer["token"].as_str().unwrap().to_owned();
-    let again = server.call(Method::POST, "/api/v1/setup", Some(&body)).await;
-    assert_eq!(again.0, StatusCode::UNAUTHORIZED, "the set-up token is good once");
-    server
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-impl Server {
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> (StatusCode, Value) {
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.url))
-            .bearer_auth(&self.token);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = request.send().await.unwrap();
-        let status = answer.status();
-        (
-            status,
-            serde_json::from_str(&answer.text().await.unwrap()).unwrap_or(Value::Null),
-        )
-    }
-
-    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
-        self.call(Method::POST, path, Some(&body)).await
-    }
-
-    async fn make_site(&self) {
-        let subnet = json!({ "network": "192.0.2.0/24", "server": "192.0.2.1" });
-        let (status, answer) = self
-            .post("/api/v1/sites", json!({ "id": "bj-1", "subnets": [subnet] }))
-            .await;
-        assert_eq!(status, StatusCode::CREATED, "{answer}");
-    }
-
-    async fn upload(&self, name: &str, bytes: Vec<u8>) -> (StatusCode, Value) {
-        let url = format!("{}/api/v1/images?name={name}", self.url);
-        let answer = self
-            .http
-            .post(url)
-            .bearer_auth(&self.token)
-            .body(bytes)
-            .send()
-            .await
-            .unwrap();
-        (answer.status(), answer.json().await.unwrap())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_route_but_the_reviewed_ones_refuses_without_a_token() {
-    let mut server = server().await;
-    let (status, document) = server.call(Method::GET, "/api/openapi.json", None).await;
-    assert_eq!(
-        (status, document["openapi"].as_str()),
-        (StatusCode::OK, Some("3.1.0"))
-    );
-    let docs = server
-        .http
-        .get(format!("{}/docs/", server.url))
-        .bearer_auth(&server.token)
-        .send()
-        .await
-        .unwrap();
-    assert!(docs.text().await.unwrap().contains("swagger"), "interactive docs");
-    for token in ["", "slipway-api-wrong"] {
-        server.token = token.to_owned();
-        let mut walked = 0;
-        for (path, methods) in document["paths"].as_object().unwrap() {
-            for method in methods
-                .as_object()
-                .unwrap()
-                .keys()
-                .filter(|m| m.as_str() != "parameters")
-            {
-                let method: Method = method.to_uppercase().parse().unwrap();
-                let (status, _) = server.call(method.clone(), path, Some(&json!({}))).await;
-                if auth::OPEN.contains(&path.as_str()) {
-                    assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{method} {path}");
-                } else {
-                    assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
-                }
-                walked += 1;
-            }
-        }
-        assert!(walked >= 25, "{walked} routes");
-        for path in ["/docs/", "/api/openapi.json", "/metrics"] {
-            assert_eq!(
-                server.call(Method::GET, path, None).await.0,
-                StatusCode::UNAUTHORIZED,
-                "{path}"
-            );
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]

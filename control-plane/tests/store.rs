@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{TimeDelta, Utc};
 use common::on_each_database;
 use slipway_control_plane::{
+    access::Visible,
     domain,
     store::{
         Store, StoreError, credentials, discovered, history, idempotency, images,
@@ -245,6 +246,7 @@ fn instance() -> Instance {
             user_data: None,
         },
         created_at: Utc::now(),
+        project: "default".into(),
     }
 }
 
@@ -311,7 +313,7 @@ async fn a_final_report_ends_the_job_once() {
         let (job, instance, machine, lines) = store
             .transaction(|db| {
                 let job = jobs::get(db, &job(1).to_string())?.unwrap();
-                let instance = instances::get(db, "web-1")?.unwrap();
+                let instance = instances::get(db, "web-1", &Visible::All)?.unwrap();
                 let lines = history::of(db, &format!("instance/{}", instance.id))?;
                 Ok::<_, StoreError>((job, instance, machines::get(db, "m1")?.unwrap(), lines))
             })

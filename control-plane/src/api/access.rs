@@ -1,14 +1,19 @@
 //! Set-up, joining, health.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use axum::{Json, extract::State, http::header, response::IntoResponse};
+use axum::{
+    Json,
+    extract::{ConnectInfo, State},
+    http::header,
+    response::IntoResponse,
+};
 use serde::{Deserialize, Serialize};
-use slipway_protocol::site::ProvenJoinRequest;
+use slipway_protocol::{seal::Secret, site::ProvenJoinRequest};
 use utoipa::ToSchema;
 
 use super::Body;
-use crate::{app::App, auth, domain, error::ApiError, store::credentials};
+use crate::{access::caller::address_word, app::App, domain, error::ApiError};
 
 /// What the set-up link's page sends.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -16,8 +21,10 @@ use crate::{app::App, auth, domain, error::ApiError, store::credentials};
 pub struct Setup {
     /// The one-time token printed at the first start.
     pub token: String,
-    /// Who gets the API token.
+    /// The name of the first administrator: 1 to 63 of a-z, 0-9 and '-'.
     pub name: String,
+    /// Their password, of 12 characters or more; without one they work by key alone.
+    pub password: Option<String>,
 }
 
 /// An API token; it is shown this once.
@@ -27,23 +34,19 @@ pub struct ApiToken {
     pub token: String,
 }
 
-/// Uses the set-up token up and gives an API token.
+/// Uses the set-up token up: makes the first administrator and gives an API key of theirs.
 #[utoipa::path(post, path = "/api/v1/setup", tag = "access", request_body = Setup,
-    responses((status = 200, body = ApiToken), (status = 401, description = "the token is wrong or was used")))]
-pub async fn setup(State(app): State<Arc<App>>, Body(body): Body<Setup>) -> Result<Json<ApiToken>, ApiError> {
-    let token = auth::new_token("slipway-api-")?;
-    let (setup, api, now) = (auth::hash(&body.token), auth::hash(token.reveal()), (app.now)());
-    app.store
-        .transaction(move |db| {
-            credentials::holder(db, &setup, "setup")?.ok_or(ApiError::Unauthorized)?;
-            if !credentials::use_up(db, &setup, now)? {
-                return Err(ApiError::Unauthorized);
-            }
-            Ok(credentials::insert(db, &api, "api", &body.name, now)?)
-        })
-        .await?;
+    responses((status = 200, body = ApiToken), (status = 400),
+        (status = 401, description = "the token is wrong or was used")))]
+pub async fn setup(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Body(body): Body<Setup>,
+) -> Result<Json<ApiToken>, ApiError> {
+    let (password, address) = (body.password.map(Secret::new), address_word(Some(peer.ip())));
+    let key = domain::accounts::set_up(&app, &body.token, body.name, password, address).await?;
     Ok(Json(ApiToken {
-        token: token.reveal().to_owned(),
+        token: key.reveal().to_owned(),
     }))
 }
 
@@ -53,9 +56,10 @@ pub async fn setup(State(app): State<Arc<App>>, Body(body): Body<Setup>) -> Resu
         (status = 400, description = "the token or a certificate request is refused")))]
 pub async fn join(
     State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Body(body): Body<ProvenJoinRequest>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let payload = domain::sites::join(&app, body).await?;
+    let payload = domain::sites::join(&app, body, address_word(Some(peer.ip()))).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], payload))
 }
 

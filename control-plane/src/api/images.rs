@@ -12,6 +12,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use slipway_protocol::{
     ids::{Digest, SiteId},
     site::chunk_proof,
@@ -21,11 +22,15 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{List, Page, parse};
 use crate::{
+    access::{Caller, Permission, Target},
     app::App,
     chunks::ChunkError,
     domain,
     error::ApiError,
-    store::images::{self, Image},
+    store::{
+        audit::{self, Change},
+        images::{self, Image},
+    },
 };
 
 /// An image.
@@ -63,15 +68,32 @@ pub struct UploadName {
     pub name: String,
 }
 
+fn change(action: &'static str, image: &Image) -> Change<'static> {
+    let told = Some(json!({ "id": image.id.to_string(), "name": image.name }));
+    let (before, after) = if action == "image.create" {
+        (None, told)
+    } else {
+        (told, None)
+    };
+    Change {
+        action,
+        object: format!("image/{}", image.name),
+        before,
+        after,
+    }
+}
+
 /// Uploads a raw disk image, or one compressed by zstd.
 #[utoipa::path(post, path = "/api/v1/images", tag = "images", params(UploadName),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 201, body = ImageView), (status = 400), (status = 409)))]
 pub async fn upload(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Query(UploadName { name }): Query<UploadName>,
     body: HttpBody,
 ) -> Result<impl IntoResponse, ApiError> {
+    caller.require(Permission::ImagesWrite, Target::GLOBAL)?;
     parse::<SiteId>("name", &name)?;
     let stream = body.into_data_stream().map_err(std::io::Error::other);
     let reader = SyncIoBridge::new(Box::pin(StreamReader::new(stream)));
@@ -89,8 +111,13 @@ pub async fn upload(
         manifest,
         created_at: (app.now)(),
     };
-    let kept = image.clone();
-    app.store.transaction(move |db| images::insert(db, &kept)).await?;
+    let (kept, by, now) = (image.clone(), caller.actor, image.created_at);
+    app.store
+        .transaction(move |db| {
+            images::insert(db, &kept)?;
+            audit::done(db, &by, now, change("image.create", &kept))
+        })
+        .await?;
     Ok((StatusCode::CREATED, Json(view(image))))
 }
 
@@ -124,7 +151,13 @@ pub async fn get(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result
 /// Removes an image nobody uses.
 #[utoipa::path(delete, path = "/api/v1/images/{image}", tag = "images", params(("image" = String, Path)),
     responses((status = 204), (status = 404), (status = 409)))]
-pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<StatusCode, ApiError> {
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    caller.require(Permission::ImagesWrite, Target::GLOBAL)?;
+    let now = (app.now)();
     app.store
         .transaction(move |db| {
             let image = images::get(db, &key)?.ok_or_else(|| ApiError::NotFound("image", key.clone()))?;
@@ -135,7 +168,12 @@ pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Res
                 ));
             }
             images::delete(db, image.id)?;
-            Ok(())
+            Ok(audit::done(
+                db,
+                &caller.actor,
+                now,
+                change("image.delete", &image),
+            )?)
         })
         .await?;
     Ok(StatusCode::NO_CONTENT)

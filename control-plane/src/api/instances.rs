@@ -11,18 +11,20 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{ids::Digest, inventory::DiskRule, seal::Secret};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Body, List, Page, jobs::JobView, parse};
 use crate::{
+    access::{Caller, Permission},
     app::App,
-    domain::{self, instances::NewInstance},
+    domain::{
+        self,
+        instances::{NewInstance, Repeatable},
+    },
     error::ApiError,
     store::{
-        Database, StoreResult,
-        idempotency::{self, Given},
-        images,
-        instances::{self, Instance},
+        Database, StoreResult, images,
+        instances::{self, Filter, Instance},
         jobs, machines,
     },
     workflow::state::InstanceState,
@@ -32,6 +34,9 @@ use crate::{
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewInstanceBody {
+    /// The project it is in; `default` if left out.
+    #[serde(default = "default_project")]
+    pub project: String,
     /// Host name.
     pub name: String,
     /// Where.
@@ -47,11 +52,15 @@ pub struct NewInstanceBody {
     /// The user to make.
     #[serde(default = "default_user")]
     pub user: String,
-    /// Public SSH keys for that user.
+    /// Public SSH keys for that user, or names of the caller's own.
     #[serde(default)]
     pub ssh_keys: Vec<String>,
     /// cloud-init user-data.
     pub user_data: Option<String>,
+}
+
+fn default_project() -> String {
+    "default".to_owned()
 }
 
 fn default_user() -> String {
@@ -83,6 +92,8 @@ pub struct ImageRef {
 pub struct InstanceView {
     /// Its id.
     pub id: String,
+    /// The project it is in.
+    pub project: String,
     /// Host name.
     pub name: String,
     /// Where.
@@ -116,6 +127,7 @@ fn view(db: &mut Database, instance: Instance) -> StoreResult<InstanceView> {
     let failure = jobs::get(db, &instance.job.to_string())?.and_then(|job| job.failure);
     Ok(InstanceView {
         id: instance.id.to_string(),
+        project: instance.project,
         name: instance.name,
         site: instance.site.to_string(),
         machine,
@@ -163,19 +175,20 @@ fn answer(accepted: &Accepted) -> Response {
     responses((status = 202, body = Accepted), (status = 400), (status = 404), (status = 409)))]
 pub async fn create(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     Body(new): Body<NewInstanceBody>,
 ) -> Result<Response, ApiError> {
-    let key = headers
+    let request = serde_json::to_vec(&new).map_err(|e| ApiError::Internal(e.into()))?;
+    let repeatable = headers
         .get("idempotency-key")
         .and_then(|v| v.to_str().ok())
-        .map(str::to_owned);
-    let request = serde_json::to_vec(&new).map_err(|e| ApiError::Internal(e.into()))?;
-    let request = Digest::of(&request).to_string();
-    if let Some(given) = given_before(&app, key.as_deref(), &request).await? {
-        return Ok(given);
-    }
+        .map(|key| Repeatable {
+            key: key.to_owned(),
+            request: Digest::of(&request).to_string(),
+        });
     let new = NewInstance {
+        project: new.project,
         name: new.name,
         site: parse("name", &new.site)?,
         machine: new.machine,
@@ -185,57 +198,40 @@ pub async fn create(
         ssh_keys: new.ssh_keys,
         user_data: new.user_data.map(Secret::new),
     };
-    let accepted = accepted(&app, domain::instances::create(&app, new).await?).await?;
-    if let Some(key) = key {
-        let body = serde_json::to_string(&accepted).map_err(|e| ApiError::Internal(e.into()))?;
-        let (given, now) = (
-            Given {
-                request,
-                status: 202,
-                body,
-            },
-            (app.now)(),
-        );
-        app.store
-            .transaction(move |db| idempotency::put(db, &key, &given, now))
-            .await?;
-    }
-    Ok(answer(&accepted))
+    let made = domain::instances::create(&app, &caller, new, repeatable).await?;
+    Ok(answer(&accepted(&app, made).await?))
 }
 
-/// The answer that was given to the same request under the same key.
-async fn given_before(app: &App, key: Option<&str>, request: &str) -> Result<Option<Response>, ApiError> {
-    let Some(key) = key.map(str::to_owned) else {
-        return Ok(None);
-    };
-    let now = (app.now)();
-    let Some(given) = app
-        .store
-        .transaction(move |db| idempotency::get(db, &key, now))
-        .await?
-    else {
-        return Ok(None);
-    };
-    if given.request != request {
-        let detail = "this Idempotency-Key was used for another request".to_owned();
-        return Err(ApiError::Conflict("idempotency_key", detail));
-    }
-    let status = StatusCode::from_u16(given.status).unwrap_or(StatusCode::ACCEPTED);
-    Ok(Some(
-        (status, [(header::CONTENT_TYPE, "application/json")], given.body).into_response(),
-    ))
+/// Which instances.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct InstanceFilter {
+    /// In one project
+    pub project: Option<String>,
+    /// At one site
+    pub site: Option<String>,
+    /// In one state
+    pub state: Option<InstanceState>,
 }
 
 /// Lists instances, oldest first.
-#[utoipa::path(get, path = "/api/v1/instances", tag = "instances", params(Page),
+#[utoipa::path(get, path = "/api/v1/instances", tag = "instances", params(Page, InstanceFilter),
     responses((status = 200, body = List<InstanceView>)))]
 pub async fn list(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Query(page): Query<Page>,
+    Query(filter): Query<InstanceFilter>,
 ) -> Result<Json<List<InstanceView>>, ApiError> {
     let (limit, cursor) = (page.limit(), page.cursor());
+    let visible = caller.visible(Permission::InstancesRead);
+    let filter = Filter {
+        project: filter.project,
+        site: filter.site,
+        state: filter.state,
+    };
     let items = app.store.transaction(move |db| {
-        let rows = instances::list(db, &cursor, limit)?;
+        let rows = instances::list(db, (&filter, &visible), &cursor, limit)?;
         rows.into_iter()
             .map(|instance| view(db, instance))
             .collect::<StoreResult<Vec<_>>>()
@@ -250,16 +246,21 @@ pub async fn list(
     responses((status = 200, body = InstanceView), (status = 404)))]
 pub async fn get(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(key): Path<String>,
 ) -> Result<Json<InstanceView>, ApiError> {
-    let instance = domain::instances::get(&app, key).await?;
+    let instance = domain::instances::get(&app, &caller, key).await?;
     Ok(Json(app.store.transaction(move |db| view(db, instance)).await?))
 }
 
 /// Gives an instance back: its machine is switched off and becomes free. Its disk is not erased yet.
 #[utoipa::path(delete, path = "/api/v1/instances/{instance}", tag = "instances", params(("instance" = String, Path)),
     responses((status = 202, body = Accepted), (status = 404), (status = 409)))]
-pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<Response, ApiError> {
-    let released = domain::instances::release(&app, key).await?;
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Response, ApiError> {
+    let released = domain::instances::release(&app, &caller, key).await?;
     Ok(answer(&accepted(&app, released).await?))
 }

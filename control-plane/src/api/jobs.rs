@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{List, Page};
 use crate::{
+    access::{Caller, Permission},
     app::App,
     domain::{self, jobs::Followed},
     error::ApiError,
@@ -114,6 +115,7 @@ pub struct JobFilter {
     responses((status = 200, body = List<JobView>)))]
 pub async fn list(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Query(page): Query<Page>,
     Query(filter): Query<JobFilter>,
 ) -> Result<Json<List<JobView>>, ApiError> {
@@ -122,9 +124,10 @@ pub async fn list(
         site: filter.site,
         state: filter.state,
     };
+    let visible = caller.visible(Permission::JobsRead);
     let rows = app
         .store
-        .transaction(move |db| jobs::list(db, &filter, &cursor, limit))
+        .transaction(move |db| jobs::list(db, (&filter, &visible), &cursor, limit))
         .await?;
     let items = rows.into_iter().map(|job| view((job, None))).collect();
     Ok(Json(List::page(items, limit, |job: &JobView| job.id.clone())))
@@ -145,14 +148,15 @@ pub struct Wait {
     responses((status = 200, body = JobView), (status = 404)))]
 pub async fn get(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     Query(wait): Query<Wait>,
 ) -> Result<Json<JobView>, ApiError> {
     let found = match wait.after_revision {
         Some(after) => {
-            domain::jobs::follow(&app, id, after, Duration::from_secs(wait.wait_s.min(60))).await?
+            domain::jobs::follow(&app, &caller, id, after, Duration::from_secs(wait.wait_s.min(60))).await?
         }
-        None => domain::jobs::get(&app, id).await?,
+        None => domain::jobs::get(&app, &caller, id).await?,
     };
     Ok(Json(view(found)))
 }
@@ -162,8 +166,9 @@ pub async fn get(
     responses((status = 202, body = JobView), (status = 404), (status = 409)))]
 pub async fn cancel(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let job = domain::jobs::cancel(&app, id).await?;
+    let job = domain::jobs::cancel(&app, &caller, id).await?;
     Ok((StatusCode::ACCEPTED, Json(view((job, None)))))
 }

@@ -24,6 +24,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Body, List, Page, parse};
 use crate::{
+    access::{Caller, Permission, Target},
     app::App,
     domain::{self, machines::NewMachine},
     error::ApiError,
@@ -133,6 +134,7 @@ fn view(m: Machine) -> MachineView {
     responses((status = 201, body = MachineView), (status = 400), (status = 404), (status = 409)))]
 pub async fn create(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Body(new): Body<NewMachineBody>,
 ) -> Result<impl IntoResponse, ApiError> {
     parse::<slipway_protocol::ids::SiteId>("name", &new.name)?;
@@ -153,7 +155,7 @@ pub async fn create(
         bmc,
         labels: new.labels,
     };
-    let machine = domain::machines::create(&app, new).await?;
+    let machine = domain::machines::create(&app, &caller, new).await?;
     Ok((StatusCode::CREATED, Json(view(machine))))
 }
 
@@ -170,13 +172,15 @@ pub struct MachineFilter {
     responses((status = 200, body = List<MachineView>)))]
 pub async fn list(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Query(page): Query<Page>,
     Query(filter): Query<MachineFilter>,
 ) -> Result<Json<List<MachineView>>, ApiError> {
     let (limit, cursor) = (page.limit(), page.cursor());
+    let sites = caller.visible(Permission::MachinesRead).sites(filter.site);
     let rows = app
         .store
-        .transaction(move |db| machines::list(db, filter.site.as_deref(), &cursor, limit))
+        .transaction(move |db| machines::list(db, sites, &cursor, limit))
         .await?;
     let items = rows.into_iter().map(view).collect();
     Ok(Json(List::page(items, limit, |m: &MachineView| m.name.clone())))
@@ -187,16 +191,21 @@ pub async fn list(
     responses((status = 200, body = MachineView), (status = 404)))]
 pub async fn get(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(key): Path<String>,
 ) -> Result<Json<MachineView>, ApiError> {
-    Ok(Json(view(domain::machines::get(&app, key).await?)))
+    Ok(Json(view(domain::machines::get(&app, &caller, key).await?)))
 }
 
 /// Removes a machine that is free.
 #[utoipa::path(delete, path = "/api/v1/machines/{machine}", tag = "machines", params(("machine" = String, Path)),
     responses((status = 204), (status = 404), (status = 409)))]
-pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<StatusCode, ApiError> {
-    domain::machines::delete(&app, key).await?;
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    domain::machines::delete(&app, &caller, key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -205,9 +214,10 @@ pub async fn delete(State(app): State<Arc<App>>, Path(key): Path<String>) -> Res
     responses((status = 200, body = Object), (status = 404)))]
 pub async fn order(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(key): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let machine = domain::machines::get(&app, key).await?;
+    let machine = domain::machines::get(&app, &caller, key).await?;
     let name = machine.name.clone();
     let row = app
         .store
@@ -224,9 +234,10 @@ pub async fn order(
     responses((status = 200, body = Object), (status = 404)))]
 pub async fn report(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(key): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let machine = domain::machines::get(&app, key).await?;
+    let machine = domain::machines::get(&app, &caller, key).await?;
     let name = machine.name.clone();
     let row = app
         .store
@@ -254,9 +265,10 @@ pub struct HistoryView {
     responses((status = 200, body = List<HistoryView>), (status = 404)))]
 pub async fn history(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(key): Path<String>,
 ) -> Result<Json<List<HistoryView>>, ApiError> {
-    let machine = domain::machines::get(&app, key).await?;
+    let machine = domain::machines::get(&app, &caller, key).await?;
     let rows = app
         .store
         .transaction(move |db| history::of(db, &format!("machine/{}", machine.id)))
@@ -287,9 +299,16 @@ pub struct DiscoveredView {
 
 /// Lists machines that were seen booting and that nobody has enrolled.
 #[utoipa::path(get, path = "/api/v1/discovered", tag = "machines", responses((status = 200, body = List<DiscoveredView>)))]
-pub async fn discovered(State(app): State<Arc<App>>) -> Result<Json<List<DiscoveredView>>, ApiError> {
+pub async fn discovered(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Json<List<DiscoveredView>>, ApiError> {
     let rows = app.store.transaction(discovered::list).await?;
-    let items = rows.into_iter().map(|(site, mac, seen)| DiscoveredView {
+    let visible = caller.visible(Permission::MachinesRead);
+    let rows = rows
+        .into_iter()
+        .filter(|(site, ..)| visible.has(Target::site(site.as_str())));
+    let items = rows.map(|(site, mac, seen)| DiscoveredView {
         site: site.to_string(),
         mac,
         at: seen.at,

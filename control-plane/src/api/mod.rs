@@ -1,11 +1,15 @@
 //! HTTP handlers, one file a noun: parse, call the domain, view. No SQL and no MQTT here.
 
 pub mod access;
+pub mod account;
+pub mod audit;
 pub mod images;
 pub mod instances;
 pub mod jobs;
 pub mod machines;
+pub mod projects;
 pub mod sites;
+pub mod users;
 
 use axum::{
     extract::{FromRequest, Request},
@@ -51,10 +55,15 @@ pub struct List<T> {
 impl<T> List<T> {
     /// A page of views, whose `key` is the cursor.
     fn page(items: Vec<T>, limit: i64, key: impl Fn(&T) -> String) -> Self {
-        let full = i64::try_from(items.len()).is_ok_and(|len| len >= limit);
-        let next = items.last().filter(|_| full).map(key);
+        let next = next(&items, limit, key);
         Self { items, next }
     }
+}
+
+/// The cursor of the page after these rows, if there may be one.
+fn next<R>(rows: &[R], limit: i64, key: impl Fn(&R) -> String) -> Option<String> {
+    let full = i64::try_from(rows.len()).is_ok_and(|len| len >= limit);
+    rows.last().filter(|_| full).map(key)
 }
 
 /// A JSON body whose errors are problem details with a code.

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{Body, List, Page, if_match, parse};
 use crate::{
+    access::Caller,
     app::App,
     domain,
     error::ApiError,
@@ -169,6 +170,7 @@ fn view(site: Site, now: DateTime<Utc>) -> SiteView {
     responses((status = 201, body = SiteView), (status = 400), (status = 409)))]
 pub async fn create(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Body(new): Body<NewSite>,
 ) -> Result<impl IntoResponse, ApiError> {
     let id = parse("name", &new.id)?;
@@ -177,7 +179,7 @@ pub async fn create(
         discover: new.discover,
         subnets: new.subnets.into_iter().map(SubnetConfig::from).collect(),
     };
-    let site = domain::sites::create(&app, id, settings).await?;
+    let site = domain::sites::create(&app, &caller, id, settings).await?;
     Ok((StatusCode::CREATED, Json(view(site, (app.now)()))))
 }
 
@@ -185,6 +187,7 @@ pub async fn create(
 #[utoipa::path(get, path = "/api/v1/sites", tag = "sites", params(Page), responses((status = 200, body = List<SiteView>)))]
 pub async fn list(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Query(page): Query<Page>,
 ) -> Result<Json<List<SiteView>>, ApiError> {
     let (limit, cursor, now) = (page.limit(), page.cursor(), (app.now)());
@@ -192,8 +195,12 @@ pub async fn list(
         .store
         .transaction(move |db| sites::list(db, &cursor, limit))
         .await?;
-    let items = rows.into_iter().map(|site| view(site, now)).collect();
-    Ok(Json(List::page(items, limit, |site: &SiteView| site.id.clone())))
+    let next = super::next(&rows, limit, |site| site.id.to_string());
+    let seen = rows
+        .into_iter()
+        .filter(|site| domain::sites::sees(&caller, &site.id));
+    let items = seen.map(|site| view(site, now)).collect();
+    Ok(Json(List { items, next }))
 }
 
 /// Shows a site.
@@ -201,9 +208,10 @@ pub async fn list(
     responses((status = 200, body = SiteView), (status = 404)))]
 pub async fn get(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(site): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let site = domain::sites::get(&app, site).await?;
+    let site = domain::sites::get(&app, &caller, site).await?;
     Ok(tagged(view(site, (app.now)())))
 }
 
@@ -217,6 +225,7 @@ fn tagged(view: SiteView) -> impl IntoResponse {
     responses((status = 200, body = SiteView), (status = 404), (status = 412)))]
 pub async fn update(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(site): Path<String>,
     headers: HeaderMap,
     Body(change): Body<SiteChange>,
@@ -233,15 +242,19 @@ pub async fn update(
             settings.subnets = subnets.into_iter().map(SubnetConfig::from).collect();
         }
     };
-    let site = domain::sites::update(&app, site, seen, apply).await?;
+    let site = domain::sites::update(&app, &caller, site, seen, apply).await?;
     Ok(tagged(view(site, (app.now)())))
 }
 
 /// Removes a site without machines.
 #[utoipa::path(delete, path = "/api/v1/sites/{site}", tag = "sites", params(("site" = String, Path)),
     responses((status = 204), (status = 404), (status = 409)))]
-pub async fn delete(State(app): State<Arc<App>>, Path(site): Path<String>) -> Result<StatusCode, ApiError> {
-    domain::sites::delete(&app, site).await?;
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(site): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    domain::sites::delete(&app, &caller, site).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -259,9 +272,10 @@ pub struct JoinTokenView {
     responses((status = 201, body = JoinTokenView), (status = 404)))]
 pub async fn token(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(site): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let (token, expires_at) = domain::sites::join_token(&app, site).await?;
+    let (token, expires_at) = domain::sites::join_token(&app, &caller, site).await?;
     Ok((
         StatusCode::CREATED,
         Json(JoinTokenView {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
 use slipway_protocol::{
     ids::{Digest, InstanceId, JobId, SiteId},
     inventory::DiskRule,
@@ -12,14 +13,20 @@ use slipway_protocol::{
 use uuid::Uuid;
 
 use crate::{
+    access::{Caller, Permission, Target, Visible},
     app::App,
     error::ApiError,
     store::{
-        Database, history, images,
+        Database,
+        audit::{self, Change},
+        history,
+        idempotency::{self, Given},
+        images,
         instances::{self, Instance, Wish},
         jobs::{self, Job},
+        logins,
         machines::{self, Machine},
-        orders, sites,
+        orders, projects, sites,
     },
     vault,
     workflow::{
@@ -34,6 +41,8 @@ const JOB_LIFE: TimeDelta = TimeDelta::hours(2);
 
 /// An instance to be made.
 pub struct NewInstance {
+    /// The project it is in.
+    pub project: String,
     /// Host name.
     pub name: String,
     /// Where.
@@ -57,21 +66,49 @@ fn user_data_place(instance: InstanceId) -> String {
     format!("instance/{instance}/user-data")
 }
 
-/// Notes the wish; the scheduler does the rest.
+/// A request that may come again, under a key of its sender's.
+pub struct Repeatable {
+    /// The sender's key.
+    pub key: String,
+    /// Digest of the request.
+    pub request: String,
+}
+
+/// Notes the wish; the scheduler does the rest. The same request under the same key makes nothing new.
 ///
 /// # Errors
-/// When the image, machine or site is not there, or a name or key is not usable.
-pub async fn create(app: &App, new: NewInstance) -> Result<(Instance, Job), ApiError> {
+/// When the image, machine, site or project is not there, a name or key is not usable, or the project's quota is full.
+pub async fn create(
+    app: &App,
+    caller: &Caller,
+    new: NewInstance,
+    repeatable: Option<Repeatable>,
+) -> Result<(Instance, Job), ApiError> {
     check(&new)?;
+    let target = Target {
+        site: Some(new.site.as_str()),
+        project: Some(&new.project),
+    };
+    caller.require(Permission::InstancesWrite, target)?;
     let (id, job_id) = (InstanceId(Uuid::now_v7()), JobId(Uuid::now_v7()));
     let user_data = new
         .user_data
         .map(|data| app.vault.encrypt(&user_data_place(id), &data))
         .transpose()?;
-    let now = (app.now)();
+    let (by, now) = (caller.actor.clone(), (app.now)());
+    let user = caller.user.clone();
     let made = app
         .store
         .transaction(move |db| {
+            let repeatable = repeatable.map(|r| (format!("{user}/{}", r.key), r.request));
+            if let Some((key, request)) = &repeatable
+                && let Some(id) = given_before(db, key, request, now)?
+            {
+                let job = instances::get(db, &id, &Visible::All)?.map(|i| i.job);
+                return both(db, &id, job.unwrap_or(job_id));
+            }
+            room_in(db, &new.project, &new.name)?;
+            let ssh_keys = ssh_keys(db, &user, new.ssh_keys)?;
             let image =
                 images::get(db, &new.image)?.ok_or_else(|| ApiError::NotFound("image", new.image.clone()))?;
             sites::get(db, new.site.as_str())?
@@ -84,7 +121,7 @@ pub async fn create(app: &App, new: NewInstance) -> Result<(Instance, Job), ApiE
                 machine,
                 disk: new.disk,
                 user: new.user,
-                ssh_keys: new.ssh_keys,
+                ssh_keys,
                 user_data,
             };
             let instance = Instance {
@@ -97,15 +134,94 @@ pub async fn create(app: &App, new: NewInstance) -> Result<(Instance, Job), ApiE
                 job: job_id,
                 wish,
                 created_at: now,
+                project: new.project,
             };
             instances::insert(db, &instance)?;
             let job = queue(db, &instance, job_id, now)?;
             history::append(db, &format!("instance/{id}"), "requested", &instance.name, now)?;
+            let after = Some(told(&instance));
+            audit::done(db, &by, now, change("instance.create", &instance, None, after))?;
+            if let Some((key, request)) = repeatable {
+                let given = Given {
+                    request,
+                    status: 202,
+                    body: id.to_string(),
+                };
+                idempotency::put(db, &key, &given, now)?;
+            }
             Ok::<_, ApiError>((instance, job))
         })
         .await?;
     app.work.notify_one();
     Ok(made)
+}
+
+/// The instance that the same request made under the same key.
+fn given_before(
+    db: &mut Database,
+    key: &str,
+    request: &str,
+    now: DateTime<Utc>,
+) -> Result<Option<String>, ApiError> {
+    match idempotency::get(db, key, now)? {
+        Some(given) if given.request != request => {
+            let detail = "this Idempotency-Key was used for another request".to_owned();
+            Err(ApiError::Conflict("idempotency_key", detail))
+        }
+        given => Ok(given.map(|given| given.body)),
+    }
+}
+
+/// Whether the project is there, has no instance of that name, and may hold one more.
+fn room_in(db: &mut Database, project: &str, name: &str) -> Result<(), ApiError> {
+    projects::get(db, project)?.ok_or_else(|| ApiError::NotFound("project", project.to_owned()))?;
+    if instances::name_taken(db, project, name)? {
+        let detail = format!("project `{project}` has an instance `{name}` already");
+        return Err(ApiError::Conflict("taken", detail));
+    }
+    let quotas = projects::quotas_of(db, project)?;
+    let limit = quotas.iter().find(|(kind, _)| kind == projects::ALL_TYPES);
+    if let Some((_, limit)) = limit
+        && projects::instances_of(db, project)? >= *limit
+    {
+        let detail = format!(
+            "project `{project}` holds the {limit} machines its quota allows; release one or have the quota raised"
+        );
+        return Err(ApiError::Conflict("quota", detail));
+    }
+    Ok(())
+}
+
+/// Keys given as such, and the caller's own given by name.
+fn ssh_keys(db: &mut Database, user: &str, given: Vec<String>) -> Result<Vec<String>, ApiError> {
+    let own = logins::ssh_keys_of(db, user)?;
+    let key = |text: String| match own.iter().find(|key| key.name == text) {
+        Some(key) => Ok(key.public_key.clone()),
+        None => check_ssh_key(&text).map(|()| text),
+    };
+    given.into_iter().map(key).collect()
+}
+
+/// An instance as the audit log keeps it: without user-data.
+fn told(i: &Instance) -> Value {
+    json!({
+        "name": i.name, "project": i.project, "site": i.site, "image": i.image.to_string(),
+        "state": i.state, "user": i.wish.user, "ssh_keys": i.wish.ssh_keys,
+    })
+}
+
+fn change(
+    action: &'static str,
+    i: &Instance,
+    before: Option<Value>,
+    after: Option<Value>,
+) -> Change<'static> {
+    Change {
+        action,
+        object: format!("instance/{}", i.id),
+        before,
+        after,
+    }
 }
 
 fn queue(db: &mut Database, instance: &Instance, id: JobId, now: DateTime<Utc>) -> Result<Job, ApiError> {
@@ -142,15 +258,21 @@ fn check(new: &NewInstance) -> Result<(), ApiError> {
             ),
         ));
     }
-    for key in &new.ssh_keys {
-        let known = ["ssh-", "ecdsa-", "sk-"]
-            .iter()
-            .any(|prefix| key.starts_with(prefix));
-        if !known || key.chars().any(char::is_control) || key.split(' ').count() < 2 {
-            let detail =
-                "an SSH key is not one line of OpenSSH's public form, as in `ssh-ed25519 AAAA.. name`";
-            return Err(ApiError::Bad("ssh_key", detail.to_owned()));
-        }
+    Ok(())
+}
+
+/// Whether a text is a public SSH key.
+///
+/// # Errors
+/// When it is not.
+pub fn check_ssh_key(key: &str) -> Result<(), ApiError> {
+    let known = ["ssh-", "ecdsa-", "sk-"]
+        .iter()
+        .any(|prefix| key.starts_with(prefix));
+    if !known || key.chars().any(char::is_control) || key.split(' ').count() < 2 {
+        let detail = "an SSH key is neither the name of one of yours (`slipway ssh-key list`) nor one line of OpenSSH's \
+                      public form, as in `ssh-ed25519 AAAA.. name`";
+        return Err(ApiError::Bad("ssh_key", detail.to_owned()));
     }
     Ok(())
 }
@@ -217,7 +339,7 @@ pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waitin
 type Found = Result<(Instance, Machine, SealingKey), Waiting>;
 
 fn find_machine(db: &mut Database, id: InstanceId) -> Result<Found, ApiError> {
-    let Some(instance) = instances::get(db, &id.to_string())? else {
+    let Some(instance) = instances::by_id(db, id)? else {
         return Ok(Err("it is gone".to_owned()));
     };
     let site = sites::get(db, instance.site.as_str())?;
@@ -318,23 +440,37 @@ fn install_order(
     }))
 }
 
-/// One instance, by id or name.
+/// One instance that the caller may see, by id or name.
 ///
 /// # Errors
-/// When there is none.
-pub async fn get(app: &App, key: String) -> Result<Instance, ApiError> {
+/// When there is none, or the caller may not see it: who may not know is told the same.
+pub async fn get(app: &App, caller: &Caller, key: String) -> Result<Instance, ApiError> {
+    let visible = caller.visible(Permission::InstancesRead);
     app.store
-        .transaction(move |db| instances::get(db, &key)?.ok_or_else(|| ApiError::NotFound("instance", key)))
+        .transaction(move |db| {
+            instances::get(db, &key, &visible)?.ok_or_else(|| ApiError::NotFound("instance", key))
+        })
         .await
+}
+
+/// The same, if the caller may also work on it.
+async fn own(app: &App, caller: &Caller, key: String) -> Result<Instance, ApiError> {
+    let instance = get(app, caller, key).await?;
+    let target = Target {
+        site: Some(instance.site.as_str()),
+        project: Some(&instance.project),
+    };
+    caller.require(Permission::InstancesWrite, target)?;
+    Ok(instance)
 }
 
 /// Gives an instance back: its machine is switched off and becomes free.
 ///
 /// # Errors
 /// When there is none, or a job works on it.
-pub async fn release(app: &App, key: String) -> Result<(Instance, Job), ApiError> {
-    let instance = get(app, key).await?;
-    let now = (app.now)();
+pub async fn release(app: &App, caller: &Caller, key: String) -> Result<(Instance, Job), ApiError> {
+    let instance = own(app, caller, key).await?;
+    let (by, now) = (caller.actor.clone(), (app.now)());
     let Some(next) = after(instance.state, InstanceEvent::ReleaseAsked) else {
         let detail = format!(
             "instance `{}` is {:?}; cancel its job or wait for it to end",
@@ -355,6 +491,11 @@ pub async fn release(app: &App, key: String) -> Result<(Instance, Job), ApiError
                 return Err(ApiError::Changed);
             }
             history::append(db, &format!("instance/{id}"), "release asked", "", now)?;
+            let (before, after) = (
+                Some(json!({ "state": instance.state })),
+                Some(json!({ "state": next })),
+            );
+            audit::done(db, &by, now, change("instance.release", &instance, before, after))?;
             let Some((machine, order)) = order else {
                 jobs::finish(db, instance.job, JobState::Cancelled, None, now)?;
                 return both(db, &key, instance.job);
@@ -387,7 +528,7 @@ pub async fn release(app: &App, key: String) -> Result<(Instance, Job), ApiError
 
 fn both(db: &mut Database, instance: &str, job: JobId) -> Result<(Instance, Job), ApiError> {
     let gone = || ApiError::NotFound("instance", instance.to_owned());
-    let found = instances::get(db, instance)?.ok_or_else(gone)?;
+    let found = instances::get(db, instance, &Visible::All)?.ok_or_else(gone)?;
     let job = jobs::get(db, &job.to_string())?.ok_or_else(gone)?;
     Ok((found, job))
 }
@@ -398,8 +539,13 @@ async fn release_order(
     machine: String,
     now: DateTime<Utc>,
 ) -> Result<(Machine, Order), ApiError> {
-    let machine = super::machines::get(app, machine).await?;
-    let site = super::sites::get(app, instance.site.to_string()).await?;
+    let machine = app
+        .store
+        .transaction(move |db| {
+            machines::get(db, &machine)?.ok_or_else(|| ApiError::NotFound("machine", machine))
+        })
+        .await?;
+    let site = super::sites::known(app, instance.site.to_string()).await?;
     let to = site.sealing_key.ok_or_else(|| {
         ApiError::Conflict(
             "site_not_joined",

@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use slipway_protocol::{
     ids::SiteId,
     report::{Failure, Outcome, Report},
 };
 
 use crate::{
+    access::{Caller, Permission, Target, Visible},
     app::App,
     error::ApiError,
     store::{
-        Database, StoreError, StoreResult, history, instances,
+        Database, StoreError, StoreResult,
+        audit::{self, Change},
+        history, instances,
         jobs::{self, Job},
         machines, orders, reports, sites,
     },
@@ -25,18 +29,36 @@ use crate::{
 /// A job with its last report.
 pub type Followed = (Job, Option<(u64, Report)>);
 
-/// A job and its last report.
+/// A job that the caller may see, and its last report.
 ///
 /// # Errors
-/// When there is no such job.
-pub async fn get(app: &App, id: String) -> Result<Followed, ApiError> {
+/// When there is no such job, or the caller may not see it: who may not know is told the same.
+pub async fn get(app: &App, caller: &Caller, id: String) -> Result<Followed, ApiError> {
+    let visible = caller.visible(Permission::JobsRead);
     app.store
         .transaction(move |db| {
-            let job = jobs::get(db, &id)?.ok_or_else(|| ApiError::NotFound("job", id.clone()))?;
+            let (job, _) = seen_by(db, &visible, &id)?;
             let report = reports::of_job(db, job.id)?;
             Ok((job, report))
         })
         .await
+}
+
+/// A job with the project it is for.
+fn seen_by(db: &mut Database, visible: &Visible, id: &str) -> Result<(Job, String), ApiError> {
+    let missing = || ApiError::NotFound("job", id.to_owned());
+    let job = jobs::get(db, id)?.ok_or_else(missing)?;
+    let project = instances::by_id(db, job.instance)?
+        .map(|i| i.project)
+        .unwrap_or_default();
+    let target = Target {
+        site: Some(job.site.as_str()),
+        project: Some(&project),
+    };
+    if !visible.has(target) {
+        return Err(missing());
+    }
+    Ok((job, project))
 }
 
 /// The same, as soon as the report is newer than `after_revision` or the job has ended, at the latest after `wait`.
@@ -45,6 +67,7 @@ pub async fn get(app: &App, id: String) -> Result<Followed, ApiError> {
 /// When there is no such job.
 pub async fn follow(
     app: &App,
+    caller: &Caller,
     id: String,
     after_revision: u64,
     wait: Duration,
@@ -52,7 +75,7 @@ pub async fn follow(
     let mut news = app.reports.subscribe();
     let limit = tokio::time::Instant::now() + wait;
     loop {
-        let found = get(app, id.clone()).await?;
+        let found = get(app, caller, id.clone()).await?;
         let revision = found.1.as_ref().map_or(0, |(revision, _)| *revision);
         if revision > after_revision || found.0.state.is_final() {
             return Ok(found);
@@ -70,7 +93,7 @@ pub async fn follow(
         // Another replica may have taken the report, so look again now and then without a word.
         let look = limit.min(tokio::time::Instant::now() + Duration::from_secs(2));
         if tokio::time::timeout_at(look, heard).await.is_err() && tokio::time::Instant::now() >= limit {
-            return get(app, id).await;
+            return get(app, caller, id).await;
         }
     }
 }
@@ -124,7 +147,7 @@ fn finish(
     } else {
         InstanceEvent::JobFailed
     };
-    let Some(instance) = instances::get(db, &job.instance.to_string())? else {
+    let Some(instance) = instances::by_id(db, job.instance)? else {
         return Ok(true);
     };
     let Some(next) = after(instance.state, event) else {
@@ -153,22 +176,34 @@ fn finish(
 ///
 /// # Errors
 /// When there is no such job, or it has ended.
-pub async fn cancel(app: &App, id: String) -> Result<Job, ApiError> {
+pub async fn cancel(app: &App, caller: &Caller, id: String) -> Result<Job, ApiError> {
     let failure = Failure {
         code: "cancelled".into(),
-        message: "called off by an operator".into(),
+        message: format!("called off by {}", caller.actor.name),
         transient: false,
     };
-    let now = (app.now)();
+    let (caller, now) = (caller.clone(), (app.now)());
     let job = app
         .store
         .transaction(move |db| {
-            let job = jobs::get(db, &id)?.ok_or_else(|| ApiError::NotFound("job", id.clone()))?;
+            let (job, project) = seen_by(db, &caller.visible(Permission::JobsRead), &id)?;
+            let target = Target {
+                site: Some(job.site.as_str()),
+                project: Some(&project),
+            };
+            caller.require(Permission::JobsWrite, target)?;
             if !finish(db, &job, JobState::Cancelled, Some(&failure), now)? {
                 let detail = format!("job `{id}` has ended already");
                 return Err(ApiError::Conflict("job_ended", detail));
             }
             withdraw(db, &job)?;
+            let change = Change {
+                action: "job.cancel",
+                object: format!("job/{id}"),
+                before: Some(json!({ "state": job.state })),
+                after: Some(json!({ "state": JobState::Cancelled })),
+            };
+            audit::done(db, &caller.actor, now, change)?;
             jobs::get(db, &id)?.ok_or_else(|| ApiError::NotFound("job", id.clone()))
         })
         .await?;

@@ -5,6 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use serde_json::{Value, json};
 use slipway_protocol::{
     ids::{MacAddr, MachineId, SiteId},
     inventory::FirmwareKind,
@@ -13,9 +14,12 @@ use slipway_protocol::{
 use uuid::Uuid;
 
 use crate::{
+    access::{Caller, Permission, Target},
     app::App,
     error::ApiError,
     store::{
+        Database,
+        audit::{self, Change},
         history,
         machines::{self, BmcDetails, Machine, MachineDetails},
         sites::{self, SiteSettings},
@@ -51,7 +55,8 @@ pub fn bmc_place(machine: MachineId) -> String {
 ///
 /// # Errors
 /// When something does not fit the site or is taken.
-pub async fn create(app: &App, new: NewMachine) -> Result<Machine, ApiError> {
+pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machine, ApiError> {
+    caller.require(Permission::MachinesWrite, Target::site(new.site.as_str()))?;
     if new.macs.is_empty() {
         return Err(ApiError::Bad(
             "no_mac",
@@ -65,7 +70,7 @@ pub async fn create(app: &App, new: NewMachine) -> Result<Machine, ApiError> {
     let bmc_password = password
         .map(|p| app.vault.encrypt(&bmc_place(id), &p))
         .transpose()?;
-    let now = (app.now)();
+    let (by, now) = (caller.actor.clone(), (app.now)());
     let machine = app
         .store
         .transaction(move |db| {
@@ -94,6 +99,12 @@ pub async fn create(app: &App, new: NewMachine) -> Result<Machine, ApiError> {
             };
             machines::insert(db, &machine)?;
             history::append(db, &format!("machine/{id}"), "added", &machine.name, now)?;
+            audit::done(
+                db,
+                &by,
+                now,
+                change("machine.create", &machine, None, Some(told(&machine))),
+            )?;
             Ok::<_, ApiError>(machine)
         })
         .await?;
@@ -144,26 +155,49 @@ fn choose_address(
     }
 }
 
-/// One machine, by id or name.
+/// One machine that the caller may see, by id or name.
 ///
 /// # Errors
-/// When there is none.
-pub async fn get(app: &App, key: String) -> Result<Machine, ApiError> {
-    app.store
-        .transaction(move |db| machines::get(db, &key)?.ok_or_else(|| ApiError::NotFound("machine", key)))
-        .await
+/// When there is none, or the caller may not see it: who may not know is told the same.
+pub async fn get(app: &App, caller: &Caller, key: String) -> Result<Machine, ApiError> {
+    let caller = caller.clone();
+    app.store.transaction(move |db| seen_by(db, &caller, &key)).await
+}
+
+fn seen_by(db: &mut Database, caller: &Caller, key: &str) -> Result<Machine, ApiError> {
+    let found = machines::get(db, key)?;
+    found
+        .filter(|m| caller.may(Permission::MachinesRead, Target::site(m.site.as_str())))
+        .ok_or_else(|| ApiError::NotFound("machine", key.to_owned()))
+}
+
+/// A machine as the audit log keeps it: without secrets, and without what agents found.
+fn told(m: &Machine) -> Value {
+    json!({
+        "name": m.name, "site": m.site, "address": m.address, "macs": m.details.macs,
+        "firmware": m.details.firmware, "bmc": m.details.bmc, "labels": m.details.labels,
+    })
+}
+
+fn change(action: &'static str, m: &Machine, before: Option<Value>, after: Option<Value>) -> Change<'static> {
+    Change {
+        action,
+        object: format!("machine/{}", m.name),
+        before,
+        after,
+    }
 }
 
 /// Removes a machine that is free.
 ///
 /// # Errors
 /// When there is none, or it is in use.
-pub async fn delete(app: &App, key: String) -> Result<(), ApiError> {
-    let now = (app.now)();
+pub async fn delete(app: &App, caller: &Caller, key: String) -> Result<(), ApiError> {
+    let (caller, now) = (caller.clone(), (app.now)());
     app.store
         .transaction(move |db| {
-            let machine =
-                machines::get(db, &key)?.ok_or_else(|| ApiError::NotFound("machine", key.clone()))?;
+            let machine = seen_by(db, &caller, &key)?;
+            caller.require(Permission::MachinesWrite, Target::site(machine.site.as_str()))?;
             if machine.live_job.is_some() || machine.state == MachineState::Allocated {
                 let detail = format!("machine `{key}` is in use; release its instance first");
                 return Err(ApiError::Conflict("machine_in_use", detail));
@@ -176,7 +210,13 @@ pub async fn delete(app: &App, key: String) -> Result<(), ApiError> {
                 &machine.name,
                 now,
             )?;
-            Ok(())
+            let before = Some(told(&machine));
+            Ok(audit::done(
+                db,
+                &caller.actor,
+                now,
+                change("machine.delete", &machine, before, None),
+            )?)
         })
         .await
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
 use slipway_protocol::{
     ids::SiteId,
     keys::Stamp,
@@ -12,10 +13,13 @@ use slipway_protocol::{
 };
 
 use crate::{
+    access::{Actor, Caller, Permission, Target, Via, Visible},
     app::App,
     error::ApiError,
     store::{
-        StoreError, history,
+        Database, StoreError,
+        audit::{self, Change},
+        history,
         sites::{self, Site, SiteSettings},
     },
     vault,
@@ -69,13 +73,25 @@ fn check_subnet(subnet: &SubnetConfig) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// When the settings make no sense or the name is taken.
-pub async fn create(app: &App, id: SiteId, settings: SiteSettings) -> Result<Site, ApiError> {
+pub async fn create(
+    app: &App,
+    caller: &Caller,
+    id: SiteId,
+    settings: SiteSettings,
+) -> Result<Site, ApiError> {
+    caller.require(Permission::SitesWrite, Target::site(id.as_str()))?;
     check(&settings)?;
-    let now = (app.now)();
+    let (by, now) = (caller.actor.clone(), (app.now)());
     app.store
         .transaction(move |db| {
             sites::insert(db, &id, &settings, now)?;
             history::append(db, &format!("site/{id}"), "created", "", now)?;
+            audit::done(
+                db,
+                &by,
+                now,
+                change("site.create", &id, None, Some(json!(settings))),
+            )?;
             sites::get(db, id.as_str())?.ok_or_else(|| missing(id.as_str()))
         })
         .await
@@ -85,11 +101,48 @@ fn missing(id: &str) -> ApiError {
     ApiError::NotFound("site", id.to_owned())
 }
 
-/// One site.
+/// One site that the caller may see.
+///
+/// # Errors
+/// When there is none of that name, or the caller may not see it: who may not know is told the same.
+pub async fn get(app: &App, caller: &Caller, id: String) -> Result<Site, ApiError> {
+    let caller = caller.clone();
+    app.store.transaction(move |db| seen_by(db, &caller, &id)).await
+}
+
+fn seen_by(db: &mut Database, caller: &Caller, id: &str) -> Result<Site, ApiError> {
+    let found = sites::get(db, id)?.filter(|site| sees(caller, &site.id));
+    found.ok_or_else(|| missing(id))
+}
+
+/// Whether the caller may see a site. Whoever works in a project sees all of them, to choose where.
+#[must_use]
+pub fn sees(caller: &Caller, site: &SiteId) -> bool {
+    match caller.visible(Permission::SitesRead) {
+        Visible::All => true,
+        Visible::Only { sites, projects } => !projects.is_empty() || sites.contains(site.as_str()),
+    }
+}
+
+fn change(
+    action: &'static str,
+    site: &SiteId,
+    before: Option<Value>,
+    after: Option<Value>,
+) -> Change<'static> {
+    Change {
+        action,
+        object: format!("site/{site}"),
+        before,
+        after,
+    }
+}
+
+/// One site, for the control plane itself.
 ///
 /// # Errors
 /// When there is none of that name.
-pub async fn get(app: &App, id: String) -> Result<Site, ApiError> {
+pub(super) async fn known(app: &App, id: String) -> Result<Site, ApiError> {
     app.store
         .transaction(move |db| sites::get(db, &id)?.ok_or_else(|| missing(&id)))
         .await
@@ -101,23 +154,32 @@ pub async fn get(app: &App, id: String) -> Result<Site, ApiError> {
 /// When the settings make no sense, there is no such site, or it was changed meanwhile.
 pub async fn update(
     app: &App,
+    caller: &Caller,
     id: String,
     seen: Option<u64>,
-    change: impl FnOnce(&mut SiteSettings) + Send + 'static,
+    apply: impl FnOnce(&mut SiteSettings) + Send + 'static,
 ) -> Result<Site, ApiError> {
-    let now = (app.now)();
+    let (caller, now) = (caller.clone(), (app.now)());
     let site = app
         .store
         .transaction(move |db| {
-            let site = sites::get(db, &id)?.ok_or_else(|| missing(&id))?;
+            let site = seen_by(db, &caller, &id)?;
+            caller.require(Permission::SitesWrite, Target::site(&id))?;
             let mut settings = site.settings.clone();
-            change(&mut settings);
+            apply(&mut settings);
             check(&settings)?;
             let revision = seen.unwrap_or(site.revision);
             if !sites::update(db, &site.id, revision, &settings)? {
                 return Err(ApiError::Changed);
             }
             history::append(db, &format!("site/{id}"), "changed", "", now)?;
+            let (before, after) = (Some(json!(site.settings)), Some(json!(settings)));
+            audit::done(
+                db,
+                &caller.actor,
+                now,
+                change("site.update", &site.id, before, after),
+            )?;
             sites::get(db, &id)?.ok_or_else(|| missing(&id))
         })
         .await?;
@@ -129,19 +191,26 @@ pub async fn update(
 ///
 /// # Errors
 /// When there is none, or something still refers to it.
-pub async fn delete(app: &App, id: String) -> Result<(), ApiError> {
-    let now = (app.now)();
+pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiError> {
+    let (caller, now) = (caller.clone(), (app.now)());
     app.store
         .transaction(move |db| {
-            let site = sites::get(db, &id)?.ok_or_else(|| missing(&id))?;
-            let used = !crate::store::machines::list(db, Some(&id), "", 1)?.is_empty();
+            let site = seen_by(db, &caller, &id)?;
+            caller.require(Permission::SitesWrite, Target::site(&id))?;
+            let used = !crate::store::machines::list(db, Some(vec![id.clone()]), "", 1)?.is_empty();
             if used {
                 let detail = format!("site `{id}` still has machines; delete them first");
                 return Err(ApiError::Conflict("site_in_use", detail));
             }
             sites::delete(db, &site.id)?;
             history::append(db, &format!("site/{id}"), "deleted", "", now)?;
-            Ok(())
+            let before = Some(json!(site.settings));
+            Ok(audit::done(
+                db,
+                &caller.actor,
+                now,
+                change("site.delete", &site.id, before, None),
+            )?)
         })
         .await
 }
@@ -150,8 +219,13 @@ pub async fn delete(app: &App, id: String) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// When there is no such site.
-pub async fn join_token(app: &App, id: String) -> Result<(JoinToken, DateTime<Utc>), ApiError> {
-    let site = get(app, id).await?;
+pub async fn join_token(
+    app: &App,
+    caller: &Caller,
+    id: String,
+) -> Result<(JoinToken, DateTime<Utc>), ApiError> {
+    let site = get(app, caller, id).await?;
+    caller.require(Permission::SitesJoin, Target::site(site.id.as_str()))?;
     let token = JoinToken {
         site: site.id.clone(),
         url: app.config.public_url.clone(),
@@ -162,11 +236,13 @@ pub async fn join_token(app: &App, id: String) -> Result<(JoinToken, DateTime<Ut
     let secret = app
         .vault
         .encrypt(&token_place(&token.id), &Secret::new(token.secret.clone()))?;
-    let (now, token_id) = ((app.now)(), token.id.clone());
+    let (by, now, token_id) = (caller.actor.clone(), (app.now)(), token.id.clone());
     let expires_at = now + TOKEN_LIFE;
     app.store
         .transaction(move |db| {
             sites::insert_token(db, &token_id, &site.id, &secret, expires_at)?;
+            let after = Some(json!({ "token": token_id, "expires_at": expires_at }));
+            audit::done(db, &by, now, change("site.token", &site.id, None, after))?;
             history::append(
                 db,
                 &format!("site/{}", site.id),
@@ -228,11 +304,11 @@ async fn check_proof(app: &App, proven: &ProvenJoinRequest, now: DateTime<Utc>) 
 ///
 /// # Errors
 /// When the token is not known, used or expired, or the proof or a certificate request is wrong.
-pub async fn join(app: &App, proven: ProvenJoinRequest) -> Result<Vec<u8>, ApiError> {
+pub async fn join(app: &App, proven: ProvenJoinRequest, address: String) -> Result<Vec<u8>, ApiError> {
     let now = (app.now)();
     let site_id = check_proof(app, &proven, now).await?;
     let request = proven.request;
-    let site = get(app, site_id).await?;
+    let site = known(app, site_id).await?;
     let name = site.id.as_str();
     let subnets = site.settings.subnets.clone();
     let on_site =
@@ -260,7 +336,13 @@ pub async fn join(app: &App, proven: ProvenJoinRequest) -> Result<Vec<u8>, ApiEr
                 &request.report_key.id().to_string(),
                 now,
             )?;
-            Ok(())
+            let by = Actor {
+                name: format!("edge of {id}"),
+                via: Via::Token,
+                address,
+            };
+            let after = Some(json!({ "token": token_id, "report_key": request.report_key.id().to_string() }));
+            Ok(audit::done(db, &by, now, change("site.join", &id, None, after))?)
         })
         .await?;
     let answer = JoinAnswer {

@@ -11,7 +11,10 @@ use slipway_protocol::{
 use super::{
     Database, StoreResult, from_json, from_word, micros, parse, schema::instances, time, to_json, to_word,
 };
-use crate::workflow::state::InstanceState;
+use crate::{
+    access::{Target, Visible},
+    workflow::state::InstanceState,
+};
 
 /// What a tenant asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,8 @@ pub struct Instance {
     pub wish: Wish,
     /// When.
     pub created_at: DateTime<Utc>,
+    /// The project it is in.
+    pub project: String,
 }
 
 type Row = (
@@ -61,10 +66,11 @@ type Row = (
     String,
     String,
     i64,
+    String,
 );
 
 fn instance(row: Row) -> StoreResult<Instance> {
-    let (id, name, site, machine, image, state, job, wish, created_at) = row;
+    let (id, name, site, machine, image, state, job, wish, created_at, project) = row;
     Ok(Instance {
         id: parse(&id)?,
         name,
@@ -75,6 +81,7 @@ fn instance(row: Row) -> StoreResult<Instance> {
         job: parse(&job)?,
         wish: from_json(&wish)?,
         created_at: time(created_at),
+        project,
     })
 }
 
@@ -94,6 +101,7 @@ pub fn insert(connection: &mut Database, i: &Instance) -> StoreResult<()> {
         dsl::job.eq(i.job.to_string()),
         dsl::wish.eq(to_json(&i.wish)?),
         dsl::created_at.eq(micros(i.created_at)),
+        dsl::project.eq(&i.project),
     );
     diesel::insert_into(dsl::instances)
         .values(row)
@@ -101,43 +109,105 @@ pub fn insert(connection: &mut Database, i: &Instance) -> StoreResult<()> {
     Ok(())
 }
 
-/// One instance: by id, or the newest of that name that is not released.
+/// One instance by its id.
 ///
 /// # Errors
 /// When the database fails.
-pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Instance>> {
+pub fn by_id(connection: &mut Database, id: InstanceId) -> StoreResult<Option<Instance>> {
+    let row = instances::table.find(id.to_string()).first::<Row>(connection);
+    row.optional()?.map(instance).transpose()
+}
+
+/// One instance among those that may be seen: by id, or the newest of that name that is not released.
+///
+/// # Errors
+/// When the database fails.
+pub fn get(connection: &mut Database, id_or_name: &str, visible: &Visible) -> StoreResult<Option<Instance>> {
     use instances::dsl;
     let by_id = dsl::instances
         .find(id_or_name)
         .first::<Row>(connection)
         .optional()?;
+    let seen = |i: &Instance| {
+        visible.has(Target {
+            site: Some(i.site.as_str()),
+            project: Some(&i.project),
+        })
+    };
     if let Some(row) = by_id {
-        return instance(row).map(Some);
+        return Ok(Some(instance(row)?).filter(seen));
     }
     let released = to_word(&InstanceState::Released)?;
     let by_name = dsl::instances
         .filter(dsl::name.eq(id_or_name))
         .filter(dsl::state.ne(released));
-    by_name
-        .order(dsl::created_at.desc())
-        .first::<Row>(connection)
-        .optional()?
-        .map(instance)
-        .transpose()
+    let rows = by_name.order(dsl::created_at.desc()).load::<Row>(connection)?;
+    for row in rows {
+        let found = instance(row)?;
+        if seen(&found) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
-/// Up to `limit` instances whose id comes after `after`, newest ids last.
+/// Which instances to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// In one project.
+    pub project: Option<String>,
+    /// At one site.
+    pub site: Option<String>,
+    /// In one state.
+    pub state: Option<InstanceState>,
+}
+
+/// Up to `limit` instances that may be seen and whose id comes after `after`, newest ids last.
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(connection: &mut Database, after: &str, limit: i64) -> StoreResult<Vec<Instance>> {
+pub fn list(
+    connection: &mut Database,
+    (filter, visible): (&Filter, &Visible),
+    after: &str,
+    limit: i64,
+) -> StoreResult<Vec<Instance>> {
     use instances::dsl;
-    let rows = dsl::instances
+    let mut query = dsl::instances
         .filter(dsl::id.gt(after))
         .order(dsl::id)
         .limit(limit)
-        .load::<Row>(connection)?;
-    rows.into_iter().map(instance).collect()
+        .into_boxed();
+    if let Visible::Only { sites, projects } = visible {
+        let (sites, projects): (Vec<String>, Vec<String>) = (
+            sites.iter().cloned().collect(),
+            projects.iter().cloned().collect(),
+        );
+        query = query.filter(dsl::site.eq_any(sites).or(dsl::project.eq_any(projects)));
+    }
+    if let Some(project) = &filter.project {
+        query = query.filter(dsl::project.eq(project.clone()));
+    }
+    if let Some(site) = &filter.site {
+        query = query.filter(dsl::site.eq(site.clone()));
+    }
+    if let Some(state) = filter.state {
+        query = query.filter(dsl::state.eq(to_word(&state)?));
+    }
+    query.load::<Row>(connection)?.into_iter().map(instance).collect()
+}
+
+/// Whether a project has an instance of that name that is not released.
+///
+/// # Errors
+/// When the database fails.
+pub fn name_taken(connection: &mut Database, project: &str, name: &str) -> StoreResult<bool> {
+    use instances::dsl;
+    let rows = dsl::instances
+        .filter(dsl::project.eq(project))
+        .filter(dsl::name.eq(name))
+        .filter(dsl::state.ne(to_word(&InstanceState::Released)?));
+    Ok(rows.count().get_result::<i64>(connection)? > 0)
 }
 
 /// Up to `limit` instances in a state, oldest first.

@@ -8,9 +8,11 @@ use slipway_protocol::{
 };
 
 use super::{
-    Database, StoreResult, from_json, from_word, micros, parse, schema::jobs, time, to_json, to_word,
+    Database, StoreResult, from_json, from_word, micros, parse,
+    schema::{instances, jobs},
+    time, to_json, to_word,
 };
-use crate::workflow::state::JobState;
+use crate::{access::Visible, workflow::state::JobState};
 
 /// A job.
 #[derive(Debug, Clone)]
@@ -103,13 +105,28 @@ pub struct Filter {
     pub state: Option<JobState>,
 }
 
-/// Up to `limit` jobs whose id comes before `before` (all with an empty one), newest first.
+/// Up to `limit` jobs that may be seen and whose id comes before `before` (all with an empty one), newest first.
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(connection: &mut Database, filter: &Filter, before: &str, limit: i64) -> StoreResult<Vec<Job>> {
+pub fn list(
+    connection: &mut Database,
+    (filter, visible): (&Filter, &Visible),
+    before: &str,
+    limit: i64,
+) -> StoreResult<Vec<Job>> {
     use jobs::dsl;
     let mut query = dsl::jobs.order(dsl::id.desc()).limit(limit).into_boxed();
+    if let Visible::Only { sites, projects } = visible {
+        let (sites, projects): (Vec<String>, Vec<String>) = (
+            sites.iter().cloned().collect(),
+            projects.iter().cloned().collect(),
+        );
+        let theirs = instances::table
+            .filter(instances::project.eq_any(projects))
+            .select(instances::id);
+        query = query.filter(dsl::site.eq_any(sites).or(dsl::instance.eq_any(theirs)));
+    }
     if !before.is_empty() {
         query = query.filter(dsl::id.lt(before.to_owned()));
     }

@@ -140,13 +140,13 @@ pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Ma
     row.first::<Row>(connection).optional()?.map(machine).transpose()
 }
 
-/// Up to `limit` machines whose name comes after `after`, by name, of one site if one is given.
+/// Up to `limit` machines whose name comes after `after`, by name, of the sites if some are given.
 ///
 /// # Errors
 /// When the database fails.
 pub fn list(
     connection: &mut Database,
-    site: Option<&str>,
+    sites: Option<Vec<String>>,
     after: &str,
     limit: i64,
 ) -> StoreResult<Vec<Machine>> {
@@ -156,8 +156,8 @@ pub fn list(
         .order(dsl::name)
         .limit(limit)
         .into_boxed();
-    if let Some(site) = site {
-        query = query.filter(dsl::site.eq(site.to_owned()));
+    if let Some(sites) = sites {
+        query = query.filter(dsl::site.eq_any(sites));
     }
     query.load::<Row>(connection)?.into_iter().map(machine).collect()
 }

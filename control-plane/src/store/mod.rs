@@ -2,6 +2,7 @@
 //! on a [`Database`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
 //! argument. Nothing slow may happen inside a transaction.
 
+pub mod audit;
 mod connection;
 pub mod credentials;
 pub mod discovered;
@@ -10,12 +11,15 @@ pub mod idempotency;
 pub mod images;
 pub mod instances;
 pub mod jobs;
+pub mod logins;
 pub mod machines;
 pub mod orders;
+pub mod projects;
 pub mod reports;
 mod schema;
 pub mod settings;
 pub mod sites;
+pub mod users;
 
 pub use connection::Database;
 

@@ -47,6 +47,7 @@ diesel::table! {
         job -> Text,
         wish -> Text,
         created_at -> BigInt,
+        project -> Text,
     }
 }
 diesel::table! {
@@ -70,4 +71,61 @@ diesel::table! {
     idempotency (id) { id -> Text, request -> Text, status -> Integer, body -> Text, created_at -> BigInt, }
 }
 diesel::table! { history (seq) { seq -> BigInt, at -> BigInt, object -> Text, what -> Text, detail -> Text, } }
+diesel::table! {
+    users (id) {
+        id -> Text,
+        name -> Text,
+        email -> Nullable<Text>,
+        password -> Nullable<Text>,
+        subject -> Nullable<Text>,
+        disabled -> Bool,
+        created_at -> BigInt,
+    }
+}
+diesel::table! { roles (name) { name -> Text, permissions -> Text, created_at -> BigInt, } }
+diesel::table! { grants (id) { id -> Text, holder -> Text, role -> Text, scope -> Text, created_at -> BigInt, } }
+diesel::table! { projects (id) { id -> Text, description -> Text, created_at -> BigInt, } }
+diesel::table! { quotas (project, machine_type) { project -> Text, machine_type -> Text, machines -> BigInt, } }
+diesel::table! {
+    sessions (hash) {
+        hash -> Text,
+        holder -> Text,
+        csrf -> Text,
+        created_at -> BigInt,
+        used_at -> BigInt,
+        expires_at -> BigInt,
+        address -> Text,
+    }
+}
+diesel::table! {
+    api_keys (id) {
+        id -> Text,
+        hash -> Text,
+        holder -> Text,
+        name -> Text,
+        permissions -> Nullable<Text>,
+        created_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    ssh_keys (id) { id -> Text, holder -> Text, name -> Text, public_key -> Text, created_at -> BigInt, }
+}
+diesel::table! {
+    audit (seq) {
+        seq -> BigInt,
+        at -> BigInt,
+        actor -> Text,
+        via -> Text,
+        address -> Text,
+        action -> Text,
+        object -> Text,
+        outcome -> Text,
+        before -> Nullable<Text>,
+        after -> Nullable<Text>,
+    }
+}
+diesel::allow_tables_to_appear_in_same_query!(instances, jobs);
+diesel::joinable!(grants -> users (holder));
+diesel::allow_tables_to_appear_in_same_query!(grants, users);
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);

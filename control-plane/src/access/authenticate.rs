@@ -1,0 +1,243 @@
+//! The one place where a request is let through: finds out who asks, by API key or by session, and whether they may use
+//! the route at all. Changing requests that are refused are noted in the audit log.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use axum::{
+    extract::{ConnectInfo, MatchedPath, Request, State},
+    http::{HeaderMap, Method, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    caller::{Actor, Caller, Held, Target, Via, address_word, forbidden},
+    permission::Permission,
+    routes::{self, Needs},
+};
+use crate::{
+    app::App,
+    auth,
+    error::ApiError,
+    store::{Database, StoreResult, audit, logins, users},
+};
+
+/// Name of the session's cookie.
+pub const COOKIE: &str = "slipway_session";
+/// Header that carries the session's second half on changing requests.
+pub const CSRF: &str = "x-csrf-token";
+/// How long a session lasts.
+pub const SESSION_LIFE: TimeDelta = TimeDelta::hours(12);
+/// How long it may lie unused.
+const SESSION_IDLE: TimeDelta = TimeDelta::hours(2);
+
+/// By what a request says who asks.
+enum Proof {
+    Key(String),
+    Session { cookie: String, csrf: Option<String> },
+}
+
+/// The middleware of all routes but the open ones.
+///
+/// # Errors
+/// Never: refusals are answers.
+pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str)
+        .to_owned();
+    let address = peer(request.extensions().get());
+    let stranger = Actor {
+        name: "nobody".to_owned(),
+        via: Via::Nothing,
+        address: address_word(address),
+    };
+    let proof = proof(request.headers());
+    let caller = match who(&app, proof, &method, &stranger).await {
+        Ok(caller) => caller,
+        Err(error) => return refuse(&app, &stranger, (&method, &route), error).await,
+    };
+    if let Err(error) = may_use(&caller, &method, &route) {
+        return refuse(&app, &caller.actor, (&method, &route), error).await;
+    }
+    let actor = caller.actor.clone();
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    // Refused by the handler for this object, having passed the door.
+    if response.status() == axum::http::StatusCode::FORBIDDEN {
+        note(&app, &actor, (&method, &route), "forbidden").await;
+    }
+    response
+}
+
+/// The address of the other end of the connection.
+#[must_use]
+pub fn peer(info: Option<&ConnectInfo<SocketAddr>>) -> Option<IpAddr> {
+    info.map(|ConnectInfo(address)| address.ip())
+}
+
+fn may_use(caller: &Caller, method: &Method, route: &str) -> Result<(), ApiError> {
+    match routes::needs(method, route) {
+        Some(Needs::Nothing | Needs::Login) => Ok(()),
+        Some(Needs::Permission(permission)) if caller.may_somewhere(permission) => Ok(()),
+        Some(Needs::Permission(permission)) => Err(forbidden(&caller.actor.name, permission, Target::GLOBAL)),
+        None => Err(ApiError::Forbidden(format!("nobody may {method} {route}"))),
+    }
+}
+
+/// Answers a refusal, and notes it if it would have changed something.
+async fn refuse(app: &App, actor: &Actor, on: (&Method, &str), error: ApiError) -> Response {
+    // Whoever knocks without end is answered, and written down only now and then.
+    if actor.via == Via::Nothing && !app.strangers.take(&actor.address, Instant::now()) {
+        return ApiError::TooMany("too many requests without valid credentials".to_owned()).into_response();
+    }
+    note(app, actor, on, error.code()).await;
+    error.into_response()
+}
+
+async fn note(app: &App, actor: &Actor, (method, route): (&Method, &str), code: &'static str) {
+    if method.is_safe() {
+        return;
+    }
+    let (actor, now, action) = (actor.clone(), (app.now)(), format!("{method} {route}"));
+    let noted = app.store.transaction(move |db| {
+        let change = audit::Change {
+            action: &action,
+            object: String::new(),
+            before: None,
+            after: None,
+        };
+        audit::refused(db, &actor, now, code, change)
+    });
+    if let Err(error) = noted.await {
+        tracing::error!(error = %crate::error::chain(&error), "a refusal could not be written to the audit log");
+    }
+}
+
+fn proof(headers: &HeaderMap) -> Option<Proof> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let token = value.to_str().ok()?.strip_prefix("Bearer ")?;
+        return Some(Proof::Key(auth::hash(token)));
+    }
+    let cookie = session_cookie(headers)?;
+    let csrf = headers.get(CSRF).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    Some(Proof::Session {
+        cookie: auth::hash(&cookie),
+        csrf,
+    })
+}
+
+/// The session's cookie, if the request has one.
+#[must_use]
+pub fn session_cookie(headers: &HeaderMap) -> Option<String> {
+    let cookies = headers.get_all(header::COOKIE).into_iter();
+    let pairs = cookies
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(';'));
+    pairs
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == COOKIE)
+        .map(|(_, value)| value.to_owned())
+}
+
+async fn who(app: &App, proof: Option<Proof>, method: &Method, stranger: &Actor) -> Result<Caller, ApiError> {
+    let (now, address, changes) = ((app.now)(), stranger.address.clone(), !method.is_safe());
+    let proof = proof.ok_or(ApiError::Unauthorized)?;
+    // Looked up by a hash, so the time taken says nothing of a token that is held.
+    app.store
+        .transaction(move |db| match proof {
+            Proof::Key(hash) => by_key(db, &hash, address, now),
+            Proof::Session { cookie, csrf } => {
+                by_session(db, &cookie, csrf.as_deref().filter(|_| changes), (address, now)).and_then(
+                    |(caller, fits)| {
+                        if changes && !fits {
+                            return Err(ApiError::Forbidden(format!(
+                                "a changing request of a session carries its token in the header {CSRF}"
+                            )));
+                        }
+                        Ok(caller)
+                    },
+                )
+            }
+        })
+        .await
+}
+
+fn by_key(db: &mut Database, hash: &str, address: String, now: DateTime<Utc>) -> Result<Caller, ApiError> {
+    let key = logins::key_by_hash(db, hash)?.ok_or(ApiError::Unauthorized)?;
+    if key.expires_at.is_some_and(|end| end <= now) {
+        return Err(ApiError::Unauthorized);
+    }
+    caller(db, &key.holder, (Via::Key, address), key.permissions.as_ref())
+}
+
+/// The caller of a session, and whether the second half that came along is its own.
+fn by_session(
+    db: &mut Database,
+    hash: &str,
+    csrf: Option<&str>,
+    (address, now): (String, DateTime<Utc>),
+) -> Result<(Caller, bool), ApiError> {
+    let session = logins::session(db, hash)?.ok_or(ApiError::Unauthorized)?;
+    if session.expires_at <= now || session.used_at + SESSION_IDLE <= now {
+        return Err(ApiError::Unauthorized);
+    }
+    if now - session.used_at > TimeDelta::minutes(1) {
+        logins::touch_session(db, hash, now)?;
+    }
+    let fits = csrf.is_some_and(|csrf| auth::hash(csrf) == auth::hash(&session.csrf));
+    Ok((caller(db, &session.holder, (Via::Session, address), None)?, fits))
+}
+
+fn caller(
+    db: &mut Database,
+    user: &str,
+    (via, address): (Via, String),
+    narrowed: Option<&BTreeSet<Permission>>,
+) -> Result<Caller, ApiError> {
+    let user = users::get(db, user)?
+        .filter(|user| !user.disabled)
+        .ok_or(ApiError::Unauthorized)?;
+    let mut held = held_by(db, &user.id)?;
+    if let Some(narrowed) = narrowed {
+        for one in &mut held {
+            one.permissions.retain(|permission| narrowed.contains(permission));
+        }
+    }
+    let actor = Actor {
+        name: user.name,
+        via,
+        address,
+    };
+    Ok(Caller {
+        user: user.id,
+        actor,
+        held: held.into(),
+        narrowed: narrowed.is_some(),
+    })
+}
+
+/// What a user holds: their grants with the permissions of the roles.
+///
+/// # Errors
+/// When the database fails.
+pub fn held_by(db: &mut Database, user: &str) -> StoreResult<Vec<Held>> {
+    let mut held = Vec::new();
+    for grant in users::grants_of(db, user)? {
+        // A role that was removed allows nothing.
+        let permissions = users::role(db, &grant.role)?.unwrap_or_default();
+        held.push(Held {
+            scope: grant.scope,
+            permissions,
+        });
+    }
+    Ok(held)
+}

@@ -1,0 +1,152 @@
+//! What every route needs, on one page. A route that is not here is refused to everybody, so a new one cannot be open by
+//! mistake; a test walks the API's document against this table. Where a route's object belongs to a site or project, its
+//! handler asks again, for that object.
+
+use axum::http::Method;
+
+use super::permission::Permission as P;
+
+/// What a caller must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: the request carries its own proof, or says nothing but that the process lives.
+    Nothing,
+    /// To be somebody: it is about the caller alone, or about what anybody may know of this API.
+    Login,
+    /// A permission, somewhere.
+    Permission(P),
+}
+
+use Needs::{Login, Nothing, Permission};
+
+/// Method, path as in the API's document, need.
+pub const ROUTES: &[(&str, &str, Needs)] = &[
+    ("GET", "/healthz", Nothing),
+    ("POST", "/api/v1/setup", Nothing),
+    ("POST", "/api/v1/login", Nothing),
+    ("POST", "/api/v1/join", Nothing),
+    ("GET", "/api/v1/chunks/{digest}", Nothing),
+    ("GET", "/metrics", Permission(P::MetricsRead)),
+    ("GET", "/api/openapi.json", Login),
+    ("GET", "/docs", Login),
+    ("GET", "/docs/", Login),
+    ("GET", "/docs/{*rest}", Login),
+    ("POST", "/api/v1/logout", Login),
+    ("GET", "/api/v1/me", Login),
+    ("PATCH", "/api/v1/me", Login),
+    ("GET", "/api/v1/me/keys", Login),
+    ("POST", "/api/v1/me/keys", Login),
+    ("DELETE", "/api/v1/me/keys/{key}", Login),
+    ("GET", "/api/v1/me/ssh-keys", Login),
+    ("POST", "/api/v1/me/ssh-keys", Login),
+    ("DELETE", "/api/v1/me/ssh-keys/{key}", Login),
+    ("GET", "/api/v1/users", Permission(P::UsersRead)),
+    ("POST", "/api/v1/users", Permission(P::UsersWrite)),
+    ("GET", "/api/v1/users/{user}", Permission(P::UsersRead)),
+    ("PATCH", "/api/v1/users/{user}", Permission(P::UsersWrite)),
+    ("DELETE", "/api/v1/users/{user}", Permission(P::UsersWrite)),
+    ("POST", "/api/v1/users/{user}/grants", Permission(P::UsersWrite)),
+    (
+        "DELETE",
+        "/api/v1/users/{user}/grants/{grant}",
+        Permission(P::UsersWrite),
+    ),
+    ("GET", "/api/v1/permissions", Login),
+    ("GET", "/api/v1/roles", Permission(P::RolesRead)),
+    ("GET", "/api/v1/roles/{role}", Permission(P::RolesRead)),
+    ("PUT", "/api/v1/roles/{role}", Permission(P::RolesWrite)),
+    ("DELETE", "/api/v1/roles/{role}", Permission(P::RolesWrite)),
+    ("GET", "/api/v1/projects", Permission(P::ProjectsRead)),
+    ("POST", "/api/v1/projects", Permission(P::ProjectsWrite)),
+    ("GET", "/api/v1/projects/{project}", Permission(P::ProjectsRead)),
+    (
+        "PATCH",
+        "/api/v1/projects/{project}",
+        Permission(P::ProjectsWrite),
+    ),
+    (
+        "DELETE",
+        "/api/v1/projects/{project}",
+        Permission(P::ProjectsWrite),
+    ),
+    (
+        "PUT",
+        "/api/v1/projects/{project}/members/{user}",
+        Permission(P::MembersWrite),
+    ),
+    (
+        "DELETE",
+        "/api/v1/projects/{project}/members/{user}",
+        Permission(P::MembersWrite),
+    ),
+    (
+        "PUT",
+        "/api/v1/projects/{project}/quotas/{machine_type}",
+        Permission(P::QuotasWrite),
+    ),
+    ("GET", "/api/v1/audit", Permission(P::AuditRead)),
+    ("GET", "/api/v1/sites", Permission(P::SitesRead)),
+    ("POST", "/api/v1/sites", Permission(P::SitesWrite)),
+    ("GET", "/api/v1/sites/{site}", Permission(P::SitesRead)),
+    ("PATCH", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
+    ("DELETE", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
+    ("POST", "/api/v1/sites/{site}/tokens", Permission(P::SitesJoin)),
+    ("GET", "/api/v1/machines", Permission(P::MachinesRead)),
+    ("POST", "/api/v1/machines", Permission(P::MachinesWrite)),
+    ("GET", "/api/v1/machines/{machine}", Permission(P::MachinesRead)),
+    (
+        "DELETE",
+        "/api/v1/machines/{machine}",
+        Permission(P::MachinesWrite),
+    ),
+    (
+        "GET",
+        "/api/v1/machines/{machine}/order",
+        Permission(P::MachinesRead),
+    ),
+    (
+        "GET",
+        "/api/v1/machines/{machine}/report",
+        Permission(P::MachinesRead),
+    ),
+    (
+        "GET",
+        "/api/v1/machines/{machine}/history",
+        Permission(P::MachinesRead),
+    ),
+    ("GET", "/api/v1/discovered", Permission(P::MachinesRead)),
+    ("GET", "/api/v1/images", Permission(P::ImagesRead)),
+    ("POST", "/api/v1/images", Permission(P::ImagesWrite)),
+    ("GET", "/api/v1/images/{image}", Permission(P::ImagesRead)),
+    ("DELETE", "/api/v1/images/{image}", Permission(P::ImagesWrite)),
+    ("GET", "/api/v1/instances", Permission(P::InstancesRead)),
+    ("POST", "/api/v1/instances", Permission(P::InstancesWrite)),
+    (
+        "GET",
+        "/api/v1/instances/{instance}",
+        Permission(P::InstancesRead),
+    ),
+    (
+        "DELETE",
+        "/api/v1/instances/{instance}",
+        Permission(P::InstancesWrite),
+    ),
+    ("GET", "/api/v1/jobs", Permission(P::JobsRead)),
+    ("GET", "/api/v1/jobs/{job}", Permission(P::JobsRead)),
+    ("POST", "/api/v1/jobs/{job}/cancel", Permission(P::JobsWrite)),
+];
+
+/// What a route needs; `None` for one that is not in the table.
+#[must_use]
+pub fn needs(method: &Method, path: &str) -> Option<Needs> {
+    // HEAD is answered by the handlers of GET.
+    let method = if method == Method::HEAD {
+        "GET"
+    } else {
+        method.as_str()
+    };
+    ROUTES
+        .iter()
+        .find(|(m, p, _)| *m == method && *p == path)
+        .map(|(_, _, needs)| *needs)
+}

@@ -1,0 +1,375 @@
+//! What people do with their own account: set the first one up, log in, change their password, make keys.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use slipway_protocol::seal::Secret;
+use uuid::Uuid;
+
+use crate::{
+    access::{Actor, Caller, Permission, Scope, Via, authenticate::SESSION_LIFE, password},
+    app::App,
+    auth,
+    error::ApiError,
+    store::{
+        audit::{self, Change},
+        credentials,
+        logins::{self, ApiKey, Session, SshKey},
+        users::{self, Grant, User},
+    },
+};
+
+/// Uses the set-up token up: makes the first administrator, with a key and, if one is given, a password.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`] when the token is wrong or was used.
+pub async fn set_up(
+    app: &App,
+    token: &str,
+    name: String,
+    password: Option<Secret>,
+    address: String,
+) -> Result<Secret, ApiError> {
+    super::users::check_name(&name)?;
+    let password = match password {
+        Some(password) => Some(password::hash(password).await?),
+        None => None,
+    };
+    let key = auth::new_token("slipway-api-")?;
+    let (setup, hash, now) = (auth::hash(token), auth::hash(key.reveal()), (app.now)());
+    app.store
+        .transaction(move |db| {
+            credentials::holder(db, &setup, "setup")?.ok_or(ApiError::Unauthorized)?;
+            if !credentials::use_up(db, &setup, now)? {
+                return Err(ApiError::Unauthorized);
+            }
+            let user = User {
+                id: Uuid::now_v7().to_string(),
+                name,
+                email: None,
+                password,
+                subject: None,
+                disabled: false,
+                created_at: now,
+            };
+            users::insert(db, &user)?;
+            let grant = Grant {
+                id: Uuid::now_v7().to_string(),
+                holder: user.id.clone(),
+                role: "admin".to_owned(),
+                scope: Scope::Global,
+            };
+            users::insert_grant(db, &grant, now)?;
+            let first = ApiKey {
+                id: Uuid::now_v7().to_string(),
+                holder: user.id.clone(),
+                name: "first".to_owned(),
+                permissions: None,
+                created_at: now,
+                expires_at: None,
+            };
+            logins::insert_key(db, &hash, &first)?;
+            let by = Actor {
+                name: "set-up".to_owned(),
+                via: Via::Token,
+                address,
+            };
+            let change = Change {
+                action: "setup",
+                object: format!("user/{}", user.name),
+                before: None,
+                after: Some(json!({ "name": user.name, "role": "admin" })),
+            };
+            Ok(audit::done(db, &by, now, change)?)
+        })
+        .await?;
+    Ok(key)
+}
+
+/// What a log-in gives: the session's cookie and its second half.
+pub struct LoggedIn {
+    /// Value of the cookie.
+    pub cookie: Secret,
+    /// What changing requests must carry besides.
+    pub csrf: String,
+    /// Who it is.
+    pub user: User,
+}
+
+/// Logs in with name and password.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`] when they do not fit or the user is shut out; [`ApiError::TooMany`] when tried too often.
+pub async fn log_in(
+    app: &App,
+    name: String,
+    password: Secret,
+    address: String,
+) -> Result<LoggedIn, ApiError> {
+    let now = std::time::Instant::now();
+    if !app.logins.take(&format!("name {name}"), now) || !app.logins.take(&format!("from {address}"), now) {
+        return Err(ApiError::TooMany("too many log-ins".to_owned()));
+    }
+    let key = name.clone();
+    let found: Option<User> = app
+        .store
+        .transaction(move |db| users::get(db, &key))
+        .await
+        .map_err(ApiError::from)?;
+    let found = found.filter(|user| !user.disabled && user.name == name);
+    let kept = found.as_ref().and_then(|user| user.password.clone());
+    let fits = password::verify(password, kept).await?;
+    match found.filter(|_| fits) {
+        Some(user) => begin_session(app, user, address).await,
+        None => {
+            refused_log_in(app, &name, address).await?;
+            Err(ApiError::Unauthorized)
+        }
+    }
+}
+
+/// Begins a session of somebody who proved who they are.
+///
+/// # Errors
+/// When the random source or the store fails.
+pub async fn begin_session(app: &App, user: User, address: String) -> Result<LoggedIn, ApiError> {
+    let (cookie, csrf) = (auth::new_token("s-")?, auth::new_token("c-")?.reveal().to_owned());
+    let now = (app.now)();
+    let session = Session {
+        hash: auth::hash(cookie.reveal()),
+        holder: user.id.clone(),
+        csrf: csrf.clone(),
+        used_at: now,
+        expires_at: now + SESSION_LIFE,
+        address: address.clone(),
+    };
+    let by = Actor {
+        name: user.name.clone(),
+        via: Via::Session,
+        address,
+    };
+    app.store
+        .transaction(move |db| {
+            logins::remove_old_sessions(db, now)?;
+            logins::insert_session(db, &session, now)?;
+            audit::done(db, &by, now, change("login", format!("user/{}", by.name)))
+        })
+        .await
+        .map_err(ApiError::from)?;
+    Ok(LoggedIn { cookie, csrf, user })
+}
+
+fn change(action: &str, object: String) -> Change<'_> {
+    Change {
+        action,
+        object,
+        before: None,
+        after: None,
+    }
+}
+
+async fn refused_log_in(app: &App, name: &str, address: String) -> Result<(), ApiError> {
+    let by = Actor {
+        name: "nobody".to_owned(),
+        via: Via::Nothing,
+        address,
+    };
+    // As it was typed, so bounded: somebody may type a password there.
+    let object = format!("user/{}", name.chars().take(32).collect::<String>());
+    let now = (app.now)();
+    let noted = app
+        .store
+        .transaction(move |db| audit::refused(db, &by, now, "unauthorized", change("login", object)));
+    Ok(noted.await?)
+}
+
+/// Ends the session of a cookie.
+///
+/// # Errors
+/// When the store fails.
+pub async fn log_out(app: &App, caller: &Caller, cookie: Option<String>) -> Result<(), ApiError> {
+    let (by, now) = (caller.actor.clone(), (app.now)());
+    let done = app.store.transaction(move |db| {
+        if let Some(cookie) = cookie {
+            logins::end_session(db, &auth::hash(&cookie))?;
+        }
+        audit::done(db, &by, now, change("logout", format!("user/{}", by.name)))
+    });
+    Ok(done.await?)
+}
+
+/// The second half of a session.
+///
+/// # Errors
+/// When the store fails.
+pub async fn csrf_of(app: &App, cookie: String) -> Result<Option<String>, ApiError> {
+    let found = app
+        .store
+        .transaction(move |db| logins::session(db, &auth::hash(&cookie)));
+    Ok(found.await?.map(|session| session.csrf))
+}
+
+/// Changes one's own password, ending all sessions but none of the keys.
+///
+/// # Errors
+/// When the former one does not fit or the new one will not do.
+pub async fn change_password(
+    app: &App,
+    caller: &Caller,
+    former: Secret,
+    new: Secret,
+) -> Result<(), ApiError> {
+    caller.require_whole()?;
+    if !app
+        .logins
+        .take(&format!("name {}", caller.actor.name), std::time::Instant::now())
+    {
+        return Err(ApiError::TooMany("too many tries".to_owned()));
+    }
+    let user = super::users::get(app, caller.user.clone()).await?;
+    if user.password.is_some() && !password::verify(former, user.password.clone()).await? {
+        return Err(ApiError::Forbidden("the present password is not that".to_owned()));
+    }
+    let hashed = password::hash(new).await?;
+    let (by, now) = (caller.actor.clone(), (app.now)());
+    let done = app.store.transaction(move |db| {
+        let user = User {
+            password: Some(hashed),
+            ..user
+        };
+        users::update(db, &user)?;
+        logins::end_sessions_of(db, &user.id)?;
+        audit::done(
+            db,
+            &by,
+            now,
+            change("user.password", format!("user/{}", user.name)),
+        )
+    });
+    Ok(done.await?)
+}
+
+/// A key to be made.
+pub struct NewKey {
+    /// Its name.
+    pub name: String,
+    /// What it is narrowed to.
+    pub permissions: Option<BTreeSet<Permission>>,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Makes an API key of the caller's; its secret is shown this once.
+///
+/// # Errors
+/// When there is one of that name, or it ends in the past.
+pub async fn make_key(app: &App, caller: &Caller, new: NewKey) -> Result<(ApiKey, Secret), ApiError> {
+    caller.require_whole()?;
+    super::users::check_name(&new.name)?;
+    let now = (app.now)();
+    if new.expires_at.is_some_and(|end| end <= now) {
+        return Err(ApiError::Bad(
+            "expires_at",
+            "the key would end in the past".to_owned(),
+        ));
+    }
+    let secret = auth::new_token("slipway-api-")?;
+    let hash = auth::hash(secret.reveal());
+    let key = ApiKey {
+        id: Uuid::now_v7().to_string(),
+        holder: caller.user.clone(),
+        name: new.name,
+        permissions: new.permissions,
+        created_at: now,
+        expires_at: new.expires_at,
+    };
+    let by = caller.actor.clone();
+    let made = app.store.transaction(move |db| {
+        logins::insert_key(db, &hash, &key)?;
+        let after = json!({ "permissions": key.permissions, "expires_at": key.expires_at });
+        let change = Change {
+            after: Some(after),
+            ..change("key.create", format!("key/{}/{}", by.name, key.name))
+        };
+        audit::done(db, &by, now, change)?;
+        Ok::<_, ApiError>(key)
+    });
+    Ok((made.await?, secret))
+}
+
+/// Removes an API key of the caller's.
+///
+/// # Errors
+/// When there is none.
+pub async fn remove_key(app: &App, caller: &Caller, key: String) -> Result<(), ApiError> {
+    caller.require_whole()?;
+    let (by, holder, now) = (caller.actor.clone(), caller.user.clone(), (app.now)());
+    let done = app.store.transaction(move |db| {
+        if !logins::delete_key(db, &holder, &key)? {
+            return Err(ApiError::NotFound("API key", key));
+        }
+        Ok(audit::done(
+            db,
+            &by,
+            now,
+            change("key.delete", format!("key/{}/{key}", by.name)),
+        )?)
+    });
+    done.await
+}
+
+/// Adds an SSH key of the caller's.
+///
+/// # Errors
+/// When it is no public key, or there is one of that name.
+pub async fn add_ssh_key(
+    app: &App,
+    caller: &Caller,
+    name: String,
+    public_key: String,
+) -> Result<SshKey, ApiError> {
+    caller.require_whole()?;
+    super::users::check_name(&name)?;
+    super::instances::check_ssh_key(&public_key)?;
+    let now = (app.now)();
+    let key = SshKey {
+        id: Uuid::now_v7().to_string(),
+        holder: caller.user.clone(),
+        name,
+        public_key,
+        created_at: now,
+    };
+    let by = caller.actor.clone();
+    let added = app.store.transaction(move |db| {
+        logins::insert_ssh_key(db, &key)?;
+        let change = Change {
+            after: Some(json!({ "public_key": key.public_key })),
+            ..change("sshkey.create", format!("sshkey/{}/{}", by.name, key.name))
+        };
+        audit::done(db, &by, now, change)?;
+        Ok(key)
+    });
+    added.await
+}
+
+/// Removes an SSH key of the caller's.
+///
+/// # Errors
+/// When there is none.
+pub async fn remove_ssh_key(app: &App, caller: &Caller, key: String) -> Result<(), ApiError> {
+    caller.require_whole()?;
+    let (by, holder, now) = (caller.actor.clone(), caller.user.clone(), (app.now)());
+    let done = app.store.transaction(move |db| {
+        if !logins::delete_ssh_key(db, &holder, &key)? {
+            return Err(ApiError::NotFound("SSH key", key));
+        }
+        Ok(audit::done(
+            db,
+            &by,
+            now,
+            change("sshkey.delete", format!("sshkey/{}/{key}", by.name)),
+        )?)
+    });
+    done.await
+}

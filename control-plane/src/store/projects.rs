@@ -1,0 +1,138 @@
+//! Projects and how many machines they may hold.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+
+use super::{
+    Database, StoreResult, micros,
+    schema::{instances, projects, quotas},
+    time, to_word,
+};
+use crate::workflow::state::InstanceState;
+
+/// The machine type of a quota that counts machines of all types.
+pub const ALL_TYPES: &str = "*";
+
+/// A project.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Its name.
+    pub id: String,
+    /// For people.
+    pub description: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+type Row = (String, String, i64);
+
+fn project((id, description, created_at): Row) -> Project {
+    Project {
+        id,
+        description,
+        created_at: time(created_at),
+    }
+}
+
+/// Adds a project.
+///
+/// # Errors
+/// [`super::StoreError::Taken`] when the name is taken.
+pub fn insert(db: &mut Database, p: &Project) -> StoreResult<()> {
+    let row = (
+        projects::id.eq(&p.id),
+        projects::description.eq(&p.description),
+        projects::created_at.eq(micros(p.created_at)),
+    );
+    diesel::insert_into(projects::table).values(row).execute(db)?;
+    Ok(())
+}
+
+/// One project.
+///
+/// # Errors
+/// When the database fails.
+pub fn get(db: &mut Database, id: &str) -> StoreResult<Option<Project>> {
+    Ok(projects::table.find(id).first::<Row>(db).optional()?.map(project))
+}
+
+/// Up to `limit` projects whose name comes after `after`, of those named in `only` if it is given.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(
+    db: &mut Database,
+    only: Option<Vec<String>>,
+    after: &str,
+    limit: i64,
+) -> StoreResult<Vec<Project>> {
+    let mut query = projects::table
+        .filter(projects::id.gt(after))
+        .order(projects::id)
+        .limit(limit)
+        .into_boxed();
+    if let Some(only) = only {
+        query = query.filter(projects::id.eq_any(only));
+    }
+    Ok(query.load::<Row>(db)?.into_iter().map(project).collect())
+}
+
+/// Changes what is said of a project.
+///
+/// # Errors
+/// When the database fails.
+pub fn describe(db: &mut Database, id: &str, description: &str) -> StoreResult<()> {
+    diesel::update(projects::table.find(id))
+        .set(projects::description.eq(description))
+        .execute(db)?;
+    Ok(())
+}
+
+/// Removes a project and its quotas.
+///
+/// # Errors
+/// When the database fails.
+pub fn delete(db: &mut Database, id: &str) -> StoreResult<bool> {
+    diesel::delete(quotas::table.filter(quotas::project.eq(id))).execute(db)?;
+    Ok(diesel::delete(projects::table.find(id)).execute(db)? == 1)
+}
+
+/// How many instances of a project are not given back.
+///
+/// # Errors
+/// When the database fails.
+pub fn instances_of(db: &mut Database, id: &str) -> StoreResult<i64> {
+    let rows = instances::table
+        .filter(instances::project.eq(id))
+        .filter(instances::state.ne(to_word(&InstanceState::Released)?));
+    Ok(rows.count().get_result(db)?)
+}
+
+/// A project's quotas: machine type and most machines.
+///
+/// # Errors
+/// When the database fails.
+pub fn quotas_of(db: &mut Database, id: &str) -> StoreResult<Vec<(String, i64)>> {
+    Ok(quotas::table
+        .filter(quotas::project.eq(id))
+        .order(quotas::machine_type)
+        .select((quotas::machine_type, quotas::machines))
+        .load(db)?)
+}
+
+/// Sets a quota; none takes it away.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_quota(db: &mut Database, id: &str, machine_type: &str, machines: Option<i64>) -> StoreResult<()> {
+    diesel::delete(quotas::table.find((id, machine_type))).execute(db)?;
+    if let Some(machines) = machines {
+        let row = (
+            quotas::project.eq(id),
+            quotas::machine_type.eq(machine_type),
+            quotas::machines.eq(machines),
+        );
+        diesel::insert_into(quotas::table).values(row).execute(db)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+DROP INDEX instances_by_project;
+ALTER TABLE instances DROP COLUMN project;
+DROP TABLE audit;
+DROP TABLE ssh_keys;
+DROP TABLE api_keys;
+DROP TABLE sessions;
+DROP TABLE quotas;
+DROP TABLE projects;
+DROP TABLE grants;
+DROP TABLE roles;
+DROP TABLE users;
