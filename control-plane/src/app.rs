@@ -10,6 +10,7 @@ use tokio::sync::{Notify, broadcast};
 use crate::{
     chunks::Chunks,
     config::Config,
+    domain::events::Feed,
     pki::{self, Authority, PkiError},
     store::Store,
     vault::Vault,
@@ -37,6 +38,8 @@ pub struct App {
     pub sites: broadcast::Sender<String>,
     /// Wakes those who wait for a job's next report.
     pub reports: broadcast::Sender<String>,
+    /// Wakes the readers of the event stream.
+    pub feed: Feed,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -58,6 +61,7 @@ impl App {
             work: Notify::new(),
             sites: broadcast::channel(1024).0,
             reports: broadcast::channel(1024).0,
+            feed: Feed::default(),
             metrics,
             config,
         }))

@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
-    api::{access, images, instances, jobs, machines, sites},
+    api::{access, events, images, instances, jobs, machines, sites},
     app::App,
     auth, metrics,
 };
@@ -52,7 +52,11 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::get, instances::delete))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
-        .routes(routes!(jobs::cancel));
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(events::list))
+        .routes(routes!(events::machine_timeline))
+        .routes(routes!(events::instance_timeline))
+        .routes(routes!(events::job_timeline));
     let (guarded, guarded_document) = guarded.with_state(Arc::clone(app)).split_for_parts();
     let (open, open_document) = open.with_state(Arc::clone(app)).split_for_parts();
     let mut document = Document::openapi();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
 use slipway_protocol::{
     ids::{Digest, InstanceId, JobId, SiteId},
     inventory::DiskRule,
@@ -15,7 +16,9 @@ use crate::{
     app::App,
     error::ApiError,
     store::{
-        Database, history, images,
+        Database,
+        events::{self, NewEvent},
+        images,
         instances::{self, Instance, Wish},
         jobs::{self, Job},
         machines::{self, Machine},
@@ -100,7 +103,10 @@ pub async fn create(app: &App, new: NewInstance) -> Result<(Instance, Job), ApiE
             };
             instances::insert(db, &instance)?;
             let job = queue(db, &instance, job_id, now)?;
-            history::append(db, &format!("instance/{id}"), "requested", &instance.name, now)?;
+            let event = NewEvent::new("instance.requested", now)
+                .on(&job)
+                .text(&instance.name);
+            events::append(db, &event.entered(&instance.state)?)?;
             Ok::<_, ApiError>((instance, job))
         })
         .await?;
@@ -121,6 +127,10 @@ fn queue(db: &mut Database, instance: &Instance, id: JobId, now: DateTime<Utc>) 
         finished_at: None,
     };
     jobs::insert(db, &job)?;
+    events::append(
+        db,
+        &NewEvent::new("job.queued", now).on(&job).entered(&job.state)?,
+    )?;
     Ok(job)
 }
 
@@ -198,9 +208,12 @@ pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waitin
             }
             instances::set_machine(db, id, machine.id)?;
             let revision = orders::put(db, &instance.site, &order)?;
-            let detail = format!("job {} order {revision}", instance.job);
-            history::append(db, &format!("machine/{}", machine.id), "order", &detail, now)?;
-            history::append(db, &format!("instance/{id}"), "installing", &machine.name, now)?;
+            tell_started(db, instance.job, revision, now)?;
+            let event = NewEvent::new("instance.installing", now)
+                .instance(id)
+                .site(&instance.site);
+            let event = event.machine(machine.id).job(instance.job).text(&machine.name);
+            events::append(db, &event.entered(&next)?)?;
             Ok(())
         })
         .await;
@@ -354,9 +367,15 @@ pub async fn release(app: &App, key: String) -> Result<(Instance, Job), ApiError
             if !instances::advance(db, id, instance.state, next)? {
                 return Err(ApiError::Changed);
             }
-            history::append(db, &format!("instance/{id}"), "release asked", "", now)?;
+            tell_released(db, &instance, next, now)?;
             let Some((machine, order)) = order else {
-                jobs::finish(db, instance.job, JobState::Cancelled, None, now)?;
+                if jobs::finish(db, instance.job, JobState::Cancelled, None, now)? {
+                    let event = NewEvent::new("job.cancelled", now)
+                        .instance(id)
+                        .site(&instance.site);
+                    let event = event.job(instance.job).text("its instance was given back");
+                    events::append(db, &event.entered(&JobState::Cancelled)?)?;
+                }
                 return both(db, &key, instance.job);
             };
             let job = order.job;
@@ -371,18 +390,44 @@ pub async fn release(app: &App, key: String) -> Result<(Instance, Job), ApiError
             }
             instances::set_job(db, id, job)?;
             let revision = orders::put(db, &instance.site, &order)?;
-            history::append(
-                db,
-                &format!("machine/{}", machine.id),
-                "order",
-                &format!("job {job} order {revision}"),
-                now,
-            )?;
+            tell_started(db, job, revision, now)?;
             both(db, &key, job)
         })
         .await?;
     app.poke_site(made.0.site.as_str());
     Ok(made)
+}
+
+/// Tells that a job took its machine and that its order is in force.
+fn tell_started(db: &mut Database, job: JobId, revision: u64, now: DateTime<Utc>) -> Result<(), ApiError> {
+    let Some(job) = jobs::get(db, &job.to_string())? else {
+        return Ok(());
+    };
+    let event = |kind| NewEvent::new(kind, now).on(&job);
+    events::append(db, &event("machine.taken").entered(&MachineState::Allocated)?)?;
+    events::append(db, &event("job.running").entered(&job.state)?)?;
+    let order = event("machine.order").text(format!("job {} order {revision}", job.id));
+    Ok(events::append(db, &order.data(json!({ "revision": revision })))?)
+}
+
+/// Tells that an instance is given back.
+fn tell_released(
+    db: &mut Database,
+    instance: &Instance,
+    next: InstanceState,
+    now: DateTime<Utc>,
+) -> Result<(), ApiError> {
+    let kind = match next {
+        InstanceState::Released => "instance.released",
+        _ => "instance.erasing",
+    };
+    let mut event = NewEvent::new(kind, now)
+        .instance(instance.id)
+        .site(&instance.site);
+    if let Some(machine) = instance.machine {
+        event = event.machine(machine);
+    }
+    Ok(events::append(db, &event.entered(&next)?)?)
 }
 
 fn both(db: &mut Database, instance: &str, job: JobId) -> Result<(Instance, Job), ApiError> {

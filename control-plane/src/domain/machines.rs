@@ -5,9 +5,12 @@ use std::{
     net::Ipv4Addr,
 };
 
+use chrono::{DateTime, Utc};
+use serde_json::json;
 use slipway_protocol::{
     ids::{MacAddr, MachineId, SiteId},
     inventory::FirmwareKind,
+    report::MachineSeen,
     seal::Secret,
 };
 use uuid::Uuid;
@@ -16,7 +19,8 @@ use crate::{
     app::App,
     error::ApiError,
     store::{
-        history,
+        Database, StoreResult, discovered,
+        events::{self, NewEvent},
         machines::{self, BmcDetails, Machine, MachineDetails},
         sites::{self, SiteSettings},
     },
@@ -93,7 +97,10 @@ pub async fn create(app: &App, new: NewMachine) -> Result<Machine, ApiError> {
                 created_at: now,
             };
             machines::insert(db, &machine)?;
-            history::append(db, &format!("machine/{id}"), "added", &machine.name, now)?;
+            let event = NewEvent::new("machine.added", now)
+                .site(&machine.site)
+                .machine(id);
+            events::append(db, &event.text(&machine.name).entered(&machine.state)?)?;
             Ok::<_, ApiError>(machine)
         })
         .await?;
@@ -154,6 +161,25 @@ pub async fn get(app: &App, key: String) -> Result<Machine, ApiError> {
         .await
 }
 
+/// Notes that a port was seen booting; the first time it is told.
+///
+/// # Errors
+/// When the store fails.
+pub fn seen(
+    db: &mut Database,
+    site: &SiteId,
+    mac: MacAddr,
+    seen: &MachineSeen,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
+    if discovered::put(db, site, mac, seen, now)? {
+        let event = NewEvent::new("machine.discovered", now).site(site);
+        let data = json!({ "mac": mac, "address": seen.address });
+        events::append(db, &event.text(mac.to_string()).data(data))?;
+    }
+    Ok(())
+}
+
 /// Removes a machine that is free.
 ///
 /// # Errors
@@ -169,13 +195,8 @@ pub async fn delete(app: &App, key: String) -> Result<(), ApiError> {
                 return Err(ApiError::Conflict("machine_in_use", detail));
             }
             machines::delete(db, machine.id)?;
-            history::append(
-                db,
-                &format!("machine/{}", machine.id),
-                "deleted",
-                &machine.name,
-                now,
-            )?;
+            let event = NewEvent::new("machine.deleted", now).site(&machine.site);
+            events::append(db, &event.machine(machine.id).text(&machine.name))?;
             Ok(())
         })
         .await

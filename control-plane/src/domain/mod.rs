@@ -1,6 +1,8 @@
-//! Use-cases: each owns its transaction, writes history, and wakes whoever must act on it afterwards.
+//! Use-cases: each owns its transaction, writes events, and wakes whoever must act on it afterwards.
 
+pub mod events;
 pub mod instances;
 pub mod jobs;
 pub mod machines;
 pub mod sites;
+pub mod timeline;

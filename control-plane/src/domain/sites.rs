@@ -15,7 +15,8 @@ use crate::{
     app::App,
     error::ApiError,
     store::{
-        StoreError, history,
+        Database, StoreError, StoreResult,
+        events::{self, NewEvent},
         sites::{self, Site, SiteSettings},
     },
     vault,
@@ -75,7 +76,7 @@ pub async fn create(app: &App, id: SiteId, settings: SiteSettings) -> Result<Sit
     app.store
         .transaction(move |db| {
             sites::insert(db, &id, &settings, now)?;
-            history::append(db, &format!("site/{id}"), "created", "", now)?;
+            events::append(db, &NewEvent::new("site.created", now).site(&id))?;
             sites::get(db, id.as_str())?.ok_or_else(|| missing(id.as_str()))
         })
         .await
@@ -117,7 +118,7 @@ pub async fn update(
             if !sites::update(db, &site.id, revision, &settings)? {
                 return Err(ApiError::Changed);
             }
-            history::append(db, &format!("site/{id}"), "changed", "", now)?;
+            events::append(db, &NewEvent::new("site.changed", now).site(&site.id))?;
             sites::get(db, &id)?.ok_or_else(|| missing(&id))
         })
         .await?;
@@ -140,7 +141,7 @@ pub async fn delete(app: &App, id: String) -> Result<(), ApiError> {
                 return Err(ApiError::Conflict("site_in_use", detail));
             }
             sites::delete(db, &site.id)?;
-            history::append(db, &format!("site/{id}"), "deleted", "", now)?;
+            events::append(db, &NewEvent::new("site.deleted", now).site(&site.id))?;
             Ok(())
         })
         .await
@@ -167,16 +168,27 @@ pub async fn join_token(app: &App, id: String) -> Result<(JoinToken, DateTime<Ut
     app.store
         .transaction(move |db| {
             sites::insert_token(db, &token_id, &site.id, &secret, expires_at)?;
-            history::append(
-                db,
-                &format!("site/{}", site.id),
-                "join token made",
-                &token_id,
-                now,
-            )
+            let event = NewEvent::new("site.join_token_made", now).site(&site.id);
+            events::append(db, &event.text(&token_id))
         })
         .await?;
     Ok((token, expires_at))
+}
+
+/// Notes that a site was heard, or that its connection ended.
+///
+/// # Errors
+/// When the store fails.
+pub fn heard(db: &mut Database, site: &SiteId, online: bool, now: DateTime<Utc>) -> StoreResult<()> {
+    if sites::set_presence(db, site, online, now)? {
+        let (kind, state) = if online {
+            ("site.online", "online")
+        } else {
+            ("site.offline", "offline")
+        };
+        events::append(db, &NewEvent::new(kind, now).site(site).entered(&state)?)?;
+    }
+    Ok(())
 }
 
 fn token_place(id: &str) -> String {
@@ -253,13 +265,8 @@ pub async fn join(app: &App, proven: ProvenJoinRequest) -> Result<Vec<u8>, ApiEr
                 ));
             }
             sites::set_keys(db, &id, request.report_key, request.sealing_key, &kept)?;
-            history::append(
-                db,
-                &format!("site/{id}"),
-                "edge joined",
-                &request.report_key.id().to_string(),
-                now,
-            )?;
+            let event = NewEvent::new("site.edge_joined", now).site(&id);
+            events::append(db, &event.text(request.report_key.id().to_string()))?;
             Ok(())
         })
         .await?;
