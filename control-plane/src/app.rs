@@ -11,6 +11,7 @@ use crate::{
     access::throttle::Throttle,
     chunks::Chunks,
     config::Config,
+    domain::events::Feed,
     pki::{self, Authority, PkiError},
     store::Store,
     vault::Vault,
@@ -42,6 +43,8 @@ pub struct App {
     pub logins: Throttle,
     /// Slows callers down who prove nothing, by address.
     pub strangers: Throttle,
+    /// Wakes the readers of the event stream.
+    pub feed: Feed,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -69,6 +72,7 @@ impl App {
             reports: broadcast::channel(1024).0,
             logins: Throttle::new(10, 0.1),
             strangers: Throttle::new(600, 10.0),
+            feed: Feed::default(),
             metrics,
             config,
         }))

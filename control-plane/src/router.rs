@@ -15,7 +15,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
     access::authenticate,
-    api::{access, account, audit, images, instances, jobs, machines, projects, sites, users},
+    api::{access, account, audit, events, images, instances, jobs, machines, projects, sites, users},
     app::App,
     metrics,
 };
@@ -72,7 +72,11 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::get, instances::delete))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
-        .routes(routes!(jobs::cancel));
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(events::list))
+        .routes(routes!(events::machine_timeline))
+        .routes(routes!(events::instance_timeline))
+        .routes(routes!(events::job_timeline));
     let (guarded, guarded_document) = guarded.with_state(Arc::clone(app)).split_for_parts();
     let (open, open_document) = open.with_state(Arc::clone(app)).split_for_parts();
     let mut document = Document::openapi();

@@ -12,6 +12,7 @@ use crate::{
     app::App,
     auth,
     config::Config,
+    domain,
     gateway::{self, Gateway},
     router, scheduler,
     store::Store,
@@ -37,6 +38,7 @@ pub async fn run(
     let (client, events) = gateway::connect(&app, &stop).await?;
     let gateway = tokio::spawn(Gateway::new(Arc::clone(&app), client).run(events, stop.clone()));
     let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
+    let events_task = tokio::spawn(domain::events::run(Arc::clone(&app), stop.clone()));
     if let Some(token) = auth::prepare_setup(&app).await? {
         announce(&format!(
             "{}/setup?token={}",
@@ -54,6 +56,7 @@ pub async fn run(
     tokio::select! {
         result = server => result?,
         ended = gateway => ended.context("the gateway failed")?,
+        ended = events_task => ended.context("the event stream failed")?,
         ended = scheduler => ended.context("the scheduler failed")?,
     }
     anyhow::ensure!(stop.is_cancelled(), "a part of the control plane ended by itself");

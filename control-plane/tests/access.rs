@@ -8,13 +8,16 @@ use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use common::{
     Postgres,
-    server::{PASSWORD, Server, server, server_on},
+    server::{PASSWORD, Server, server, server_as},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use slipway_control_plane::access::{
-    Permission,
-    routes::{self, Needs, ROUTES},
+use slipway_control_plane::{
+    access::{
+        Permission,
+        routes::{self, Needs, ROUTES},
+    },
+    config::Given,
 };
 
 impl Server {
@@ -129,7 +132,14 @@ async fn every_route_refuses_who_lacks_what_it_needs_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_refuses_who_lacks_what_it_needs_on_postgresql() {
     let cluster = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
-    walk(server_on(Some(cluster.url())).await).await;
+    walk(
+        server_as(Given {
+            database_url: Some(cluster.url()),
+            ..Given::default()
+        })
+        .await,
+    )
+    .await;
     tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
 }
 
@@ -223,7 +233,7 @@ async fn only(server: &mut Server, (method, path): (&Method, &str), (key, permis
 #[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn tenants_see_what_is_theirs_and_operators_their_sites() {
     let mut server = server().await;
-    server.make_site().await;
+    server.make_site("bj-1").await;
     server.upload("i", b"image".to_vec()).await;
     for project in ["web", "db"] {
         let (status, answer) = server.post("/api/v1/projects", json!({ "id": project })).await;

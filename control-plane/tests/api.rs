@@ -19,7 +19,7 @@ use slipway_protocol::{
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn bad_input_is_refused_by_a_stable_code() {
     let server = server().await;
-    server.make_site().await;
+    server.make_site("bj-1").await;
     let site = |subnet: Value| json!({ "id": "x", "subnets": [subnet] });
     let machine = |more: Value| {
         let mut body =
@@ -103,7 +103,7 @@ async fn bad_input_is_refused_by_a_stable_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_twice_makes_one_instance() {
     let server = server().await;
-    server.make_site().await;
+    server.make_site("bj-1").await;
     let (status, image) = server
         .upload("i", [vec![0; 5_000_000], b"x".to_vec()].concat())
         .await;
@@ -173,7 +173,7 @@ fn join_request(token: &JoinToken) -> (ProvenJoinRequest, OpeningKey) {
 #[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn a_join_token_is_good_once_for_its_holder_and_chunks_are_for_edges() {
     let server = server().await;
-    server.make_site().await;
+    server.make_site("bj-1").await;
     let (_, image) = server.upload("i", b"hello".to_vec()).await;
     assert_eq!(image["chunks"], 1);
     let (status, token) = server.post("/api/v1/sites/bj-1/tokens", json!({})).await;

@@ -80,9 +80,10 @@ impl<'a> Target<'a> {
 }
 
 /// Which objects a caller may see.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Visible {
     /// All.
+    #[default]
     All,
     /// Those at one of the sites or in one of the projects.
     Only {

@@ -115,6 +115,18 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::MachinesRead),
     ),
     ("GET", "/api/v1/discovered", Permission(P::MachinesRead)),
+    ("GET", "/api/v1/events", Permission(P::EventsRead)),
+    (
+        "GET",
+        "/api/v1/machines/{machine}/timeline",
+        Permission(P::EventsRead),
+    ),
+    (
+        "GET",
+        "/api/v1/instances/{instance}/timeline",
+        Permission(P::EventsRead),
+    ),
+    ("GET", "/api/v1/jobs/{job}/timeline", Permission(P::EventsRead)),
     ("GET", "/api/v1/images", Permission(P::ImagesRead)),
     ("POST", "/api/v1/images", Permission(P::ImagesWrite)),
     ("GET", "/api/v1/images/{image}", Permission(P::ImagesRead)),

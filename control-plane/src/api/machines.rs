@@ -22,14 +22,15 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Body, List, Page, parse};
+use super::{Body, List, MAX_PAGE, Page, parse};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
     domain::{self, machines::NewMachine},
     error::ApiError,
     store::{
-        discovered, history,
+        discovered,
+        events::{Event, Filter, Order},
         machines::{self, BmcDetails, Machine},
         orders, reports,
     },
@@ -260,7 +261,7 @@ pub struct HistoryView {
     pub detail: String,
 }
 
-/// Shows what happened to a machine, oldest first.
+/// Shows the last 1000 things that were done with a machine, oldest first; its timeline has what was seen of it too.
 #[utoipa::path(get, path = "/api/v1/machines/{machine}/history", tag = "machines", params(("machine" = String, Path)),
     responses((status = 200, body = List<HistoryView>), (status = 404)))]
 pub async fn history(
@@ -269,14 +270,19 @@ pub async fn history(
     Path(key): Path<String>,
 ) -> Result<Json<List<HistoryView>>, ApiError> {
     let machine = domain::machines::get(&app, &caller, key).await?;
-    let rows = app
-        .store
-        .transaction(move |db| history::of(db, &format!("machine/{}", machine.id)))
-        .await?;
-    let items = rows
-        .into_iter()
-        .map(|(at, what, detail)| HistoryView { at, what, detail })
-        .collect();
+    let filter = Filter {
+        machine: Some(machine.id.to_string()),
+        kind: Some("machine".to_owned()),
+        ..Filter::default()
+    };
+    let mut rows = domain::events::page(&app, filter, Order::Newest, MAX_PAGE).await?;
+    rows.reverse();
+    let line = |event: Event| HistoryView {
+        at: event.at,
+        what: event.kind.trim_start_matches("machine.").replace('_', " "),
+        detail: event.text,
+    };
+    let items = rows.into_iter().map(line).collect();
     Ok(Json(List { items, next: None }))
 }
 

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod account;
 pub mod audit;
+pub mod events;
 pub mod images;
 pub mod instances;
 pub mod jobs;

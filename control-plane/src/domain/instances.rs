@@ -19,7 +19,7 @@ use crate::{
     store::{
         Database,
         audit::{self, Change},
-        history,
+        events::{self, NewEvent},
         idempotency::{self, Given},
         images,
         instances::{self, Instance, Wish},
@@ -138,7 +138,10 @@ pub async fn create(
             };
             instances::insert(db, &instance)?;
             let job = queue(db, &instance, job_id, now)?;
-            history::append(db, &format!("instance/{id}"), "requested", &instance.name, now)?;
+            let event = NewEvent::new("instance.requested", now)
+                .on(&job)
+                .text(&instance.name);
+            events::append(db, &event.entered(&instance.state)?)?;
             let after = Some(told(&instance));
             audit::done(db, &by, now, change("instance.create", &instance, None, after))?;
             if let Some((key, request)) = repeatable {
@@ -237,6 +240,10 @@ fn queue(db: &mut Database, instance: &Instance, id: JobId, now: DateTime<Utc>) 
         finished_at: None,
     };
     jobs::insert(db, &job)?;
+    events::append(
+        db,
+        &NewEvent::new("job.queued", now).on(&job).entered(&job.state)?,
+    )?;
     Ok(job)
 }
 
@@ -320,9 +327,12 @@ pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waitin
             }
             instances::set_machine(db, id, machine.id)?;
             let revision = orders::put(db, &instance.site, &order)?;
-            let detail = format!("job {} order {revision}", instance.job);
-            history::append(db, &format!("machine/{}", machine.id), "order", &detail, now)?;
-            history::append(db, &format!("instance/{id}"), "installing", &machine.name, now)?;
+            tell_started(db, instance.job, revision, now)?;
+            let event = NewEvent::new("instance.installing", now)
+                .instance(id)
+                .site(&instance.site);
+            let event = event.machine(machine.id).job(instance.job).text(&machine.name);
+            events::append(db, &event.entered(&next)?)?;
             Ok(())
         })
         .await;
@@ -490,14 +500,20 @@ pub async fn release(app: &App, caller: &Caller, key: String) -> Result<(Instanc
             if !instances::advance(db, id, instance.state, next)? {
                 return Err(ApiError::Changed);
             }
-            history::append(db, &format!("instance/{id}"), "release asked", "", now)?;
+            tell_released(db, &instance, next, now)?;
             let (before, after) = (
                 Some(json!({ "state": instance.state })),
                 Some(json!({ "state": next })),
             );
             audit::done(db, &by, now, change("instance.release", &instance, before, after))?;
             let Some((machine, order)) = order else {
-                jobs::finish(db, instance.job, JobState::Cancelled, None, now)?;
+                if jobs::finish(db, instance.job, JobState::Cancelled, None, now)? {
+                    let event = NewEvent::new("job.cancelled", now)
+                        .instance(id)
+                        .site(&instance.site);
+                    let event = event.job(instance.job).text("its instance was given back");
+                    events::append(db, &event.entered(&JobState::Cancelled)?)?;
+                }
                 return both(db, &key, instance.job);
             };
             let job = order.job;
@@ -512,18 +528,44 @@ pub async fn release(app: &App, caller: &Caller, key: String) -> Result<(Instanc
             }
             instances::set_job(db, id, job)?;
             let revision = orders::put(db, &instance.site, &order)?;
-            history::append(
-                db,
-                &format!("machine/{}", machine.id),
-                "order",
-                &format!("job {job} order {revision}"),
-                now,
-            )?;
+            tell_started(db, job, revision, now)?;
             both(db, &key, job)
         })
         .await?;
     app.poke_site(made.0.site.as_str());
     Ok(made)
+}
+
+/// Tells that a job took its machine and that its order is in force.
+fn tell_started(db: &mut Database, job: JobId, revision: u64, now: DateTime<Utc>) -> Result<(), ApiError> {
+    let Some(job) = jobs::get(db, &job.to_string())? else {
+        return Ok(());
+    };
+    let event = |kind| NewEvent::new(kind, now).on(&job);
+    events::append(db, &event("machine.taken").entered(&MachineState::Allocated)?)?;
+    events::append(db, &event("job.running").entered(&job.state)?)?;
+    let order = event("machine.order").text(format!("job {} order {revision}", job.id));
+    Ok(events::append(db, &order.data(json!({ "revision": revision })))?)
+}
+
+/// Tells that an instance is given back.
+fn tell_released(
+    db: &mut Database,
+    instance: &Instance,
+    next: InstanceState,
+    now: DateTime<Utc>,
+) -> Result<(), ApiError> {
+    let kind = match next {
+        InstanceState::Released => "instance.released",
+        _ => "instance.erasing",
+    };
+    let mut event = NewEvent::new(kind, now)
+        .instance(instance.id)
+        .site(&instance.site);
+    if let Some(machine) = instance.machine {
+        event = event.machine(machine);
+    }
+    Ok(events::append(db, &event.entered(&next)?)?)
 }
 
 fn both(db: &mut Database, instance: &str, job: JobId) -> Result<(Instance, Job), ApiError> {

@@ -9,6 +9,7 @@ use slipway_protocol::{
     report::{Failure, Outcome, Report},
 };
 
+use super::timeline;
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
@@ -16,7 +17,8 @@ use crate::{
     store::{
         Database, StoreError, StoreResult,
         audit::{self, Change},
-        history, instances,
+        events::{self, NewEvent},
+        instances,
         jobs::{self, Job},
         machines, orders, reports, sites,
     },
@@ -98,7 +100,8 @@ pub async fn follow(
     }
 }
 
-/// Takes a verified report: keeps it if it is news, and ends the job if it says so. All in one transaction.
+/// Takes a verified report: keeps it if it is news, tells what is new in it, and ends the job if it says so. All in one
+/// transaction.
 ///
 /// # Errors
 /// When the store fails.
@@ -109,8 +112,14 @@ pub fn take_report(
     report: &Report,
     now: DateTime<Utc>,
 ) -> StoreResult<bool> {
-    if !reports::put(db, site, revision, report)? {
+    let Some(news) = reports::put(db, site, revision, report)? else {
         return Ok(false);
+    };
+    let job = jobs::get(db, &report.job.to_string())?;
+    for event in timeline::news(news.former.as_ref(), report, now) {
+        let event = event.site(site).machine(report.machine).job(report.job);
+        let event = job.iter().fold(event, NewEvent::on);
+        events::append(db, &event)?;
     }
     if let (Some(inventory), Some(mut machine)) =
         (&report.inventory, machines::get(db, &report.machine.to_string())?)
@@ -118,13 +127,17 @@ pub fn take_report(
     {
         machine.details.inventory = Some(inventory.clone());
         machines::set_details(db, machine.id, &machine.details)?;
+        let event = NewEvent::new("machine.inventory", now)
+            .site(site)
+            .machine(machine.id);
+        events::append(db, &event.job(report.job))?;
     }
     if let Some(end) = job_end(&report.outcome) {
         let failure = match &report.outcome {
             Outcome::Failed { failure, .. } => Some(failure),
             _ => None,
         };
-        if let Some(job) = jobs::get(db, &report.job.to_string())? {
+        if let Some(job) = job {
             finish(db, &job, end, failure, now)?;
         }
     }
@@ -142,6 +155,18 @@ fn finish(
     if !jobs::finish(db, job.id, end, failure, now)? {
         return Ok(false);
     }
+    let detail = failure
+        .map(|f| format!("{}: {}", f.code, f.message))
+        .unwrap_or_default();
+    let ended = |kind: String| {
+        let data = failure.map_or(
+            json!({}),
+            |f| json!({ "failure": { "code": f.code, "message": f.message } }),
+        );
+        NewEvent::new(&kind, now).on(job).text(&detail).data(data)
+    };
+    let word = |state: &dyn std::fmt::Debug| format!("{state:?}").to_lowercase();
+    events::append(db, &ended(format!("job.{}", word(&end))).entered(&end)?)?;
     let event = if end == JobState::Done {
         InstanceEvent::JobDone
     } else {
@@ -154,20 +179,13 @@ fn finish(
         return Ok(true);
     };
     instances::advance(db, instance.id, instance.state, next)?;
-    let detail = failure
-        .map(|f| format!("{}: {}", f.code, f.message))
-        .unwrap_or_default();
-    let word = format!("{next:?}").to_lowercase();
-    history::append(db, &format!("instance/{}", instance.id), &word, &detail, now)?;
+    events::append(db, &ended(format!("instance.{}", word(&next))).entered(&next)?)?;
     if let Some(machine) = job.machine.or(instance.machine) {
-        machines::leave(db, machine, job.id, machine_after(next))?;
-        history::append(
-            db,
-            &format!("machine/{machine}"),
-            &format!("job {word}"),
-            &job.id.to_string(),
-            now,
-        )?;
+        let state = machine_after(next);
+        if machines::leave(db, machine, job.id, state)? {
+            let left = ended("machine.left".to_owned()).machine(machine);
+            events::append(db, &left.entered(&state)?)?;
+        }
     }
     Ok(true)
 }

@@ -5,10 +5,12 @@ use std::{
     net::Ipv4Addr,
 };
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use slipway_protocol::{
     ids::{MacAddr, MachineId, SiteId},
     inventory::FirmwareKind,
+    report::MachineSeen,
     seal::Secret,
 };
 use uuid::Uuid;
@@ -18,9 +20,10 @@ use crate::{
     app::App,
     error::ApiError,
     store::{
-        Database,
+        Database, StoreResult,
         audit::{self, Change},
-        history,
+        discovered,
+        events::{self, NewEvent},
         machines::{self, BmcDetails, Machine, MachineDetails},
         sites::{self, SiteSettings},
     },
@@ -98,13 +101,16 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
                 created_at: now,
             };
             machines::insert(db, &machine)?;
-            history::append(db, &format!("machine/{id}"), "added", &machine.name, now)?;
             audit::done(
                 db,
                 &by,
                 now,
                 change("machine.create", &machine, None, Some(told(&machine))),
             )?;
+            let event = NewEvent::new("machine.added", now)
+                .site(&machine.site)
+                .machine(id);
+            events::append(db, &event.text(&machine.name).entered(&machine.state)?)?;
             Ok::<_, ApiError>(machine)
         })
         .await?;
@@ -188,6 +194,25 @@ fn change(action: &'static str, m: &Machine, before: Option<Value>, after: Optio
     }
 }
 
+/// Notes that a port was seen booting; the first time it is told.
+///
+/// # Errors
+/// When the store fails.
+pub fn seen(
+    db: &mut Database,
+    site: &SiteId,
+    mac: MacAddr,
+    seen: &MachineSeen,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
+    if discovered::put(db, site, mac, seen, now)? {
+        let event = NewEvent::new("machine.discovered", now).site(site);
+        let data = json!({ "mac": mac, "address": seen.address });
+        events::append(db, &event.text(mac.to_string()).data(data))?;
+    }
+    Ok(())
+}
+
 /// Removes a machine that is free.
 ///
 /// # Errors
@@ -203,13 +228,8 @@ pub async fn delete(app: &App, caller: &Caller, key: String) -> Result<(), ApiEr
                 return Err(ApiError::Conflict("machine_in_use", detail));
             }
             machines::delete(db, machine.id)?;
-            history::append(
-                db,
-                &format!("machine/{}", machine.id),
-                "deleted",
-                &machine.name,
-                now,
-            )?;
+            let event = NewEvent::new("machine.deleted", now).site(&machine.site);
+            events::append(db, &event.machine(machine.id).text(&machine.name))?;
             let before = Some(told(&machine));
             Ok(audit::done(
                 db,

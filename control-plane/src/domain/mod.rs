@@ -1,9 +1,11 @@
-//! Use-cases: each owns its transaction, writes history, and wakes whoever must act on it afterwards.
+//! Use-cases: each owns its transaction, writes events, and wakes whoever must act on it afterwards.
 
 pub mod accounts;
+pub mod events;
 pub mod instances;
 pub mod jobs;
 pub mod machines;
 pub mod projects;
 pub mod sites;
+pub mod timeline;
 pub mod users;

@@ -17,9 +17,9 @@ use crate::{
     app::App,
     error::ApiError,
     store::{
-        Database, StoreError,
+        Database, StoreError, StoreResult,
         audit::{self, Change},
-        history,
+        events::{self, NewEvent},
         sites::{self, Site, SiteSettings},
     },
     vault,
@@ -85,13 +85,13 @@ pub async fn create(
     app.store
         .transaction(move |db| {
             sites::insert(db, &id, &settings, now)?;
-            history::append(db, &format!("site/{id}"), "created", "", now)?;
             audit::done(
                 db,
                 &by,
                 now,
                 change("site.create", &id, None, Some(json!(settings))),
             )?;
+            events::append(db, &NewEvent::new("site.created", now).site(&id))?;
             sites::get(db, id.as_str())?.ok_or_else(|| missing(id.as_str()))
         })
         .await
@@ -172,7 +172,7 @@ pub async fn update(
             if !sites::update(db, &site.id, revision, &settings)? {
                 return Err(ApiError::Changed);
             }
-            history::append(db, &format!("site/{id}"), "changed", "", now)?;
+            events::append(db, &NewEvent::new("site.changed", now).site(&site.id))?;
             let (before, after) = (Some(json!(site.settings)), Some(json!(settings)));
             audit::done(
                 db,
@@ -203,7 +203,7 @@ pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiErr
                 return Err(ApiError::Conflict("site_in_use", detail));
             }
             sites::delete(db, &site.id)?;
-            history::append(db, &format!("site/{id}"), "deleted", "", now)?;
+            events::append(db, &NewEvent::new("site.deleted", now).site(&site.id))?;
             let before = Some(json!(site.settings));
             Ok(audit::done(
                 db,
@@ -241,18 +241,29 @@ pub async fn join_token(
     app.store
         .transaction(move |db| {
             sites::insert_token(db, &token_id, &site.id, &secret, expires_at)?;
+            let event = NewEvent::new("site.join_token_made", now).site(&site.id);
+            events::append(db, &event.text(&token_id))?;
             let after = Some(json!({ "token": token_id, "expires_at": expires_at }));
-            audit::done(db, &by, now, change("site.token", &site.id, None, after))?;
-            history::append(
-                db,
-                &format!("site/{}", site.id),
-                "join token made",
-                &token_id,
-                now,
-            )
+            audit::done(db, &by, now, change("site.token", &site.id, None, after))
         })
         .await?;
     Ok((token, expires_at))
+}
+
+/// Notes that a site was heard, or that its connection ended.
+///
+/// # Errors
+/// When the store fails.
+pub fn heard(db: &mut Database, site: &SiteId, online: bool, now: DateTime<Utc>) -> StoreResult<()> {
+    if sites::set_presence(db, site, online, now)? {
+        let (kind, state) = if online {
+            ("site.online", "online")
+        } else {
+            ("site.offline", "offline")
+        };
+        events::append(db, &NewEvent::new(kind, now).site(site).entered(&state)?)?;
+    }
+    Ok(())
 }
 
 fn token_place(id: &str) -> String {
@@ -329,13 +340,8 @@ pub async fn join(app: &App, proven: ProvenJoinRequest, address: String) -> Resu
                 ));
             }
             sites::set_keys(db, &id, request.report_key, request.sealing_key, &kept)?;
-            history::append(
-                db,
-                &format!("site/{id}"),
-                "edge joined",
-                &request.report_key.id().to_string(),
-                now,
-            )?;
+            let event = NewEvent::new("site.edge_joined", now).site(&id);
+            events::append(db, &event.text(request.report_key.id().to_string()))?;
             let by = Actor {
                 name: format!("edge of {id}"),
                 via: Via::Token,

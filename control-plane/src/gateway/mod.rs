@@ -27,7 +27,7 @@ use crate::{
     domain,
     error::{ApiError, chain},
     metrics,
-    store::{StoreError, discovered, orders, reports, sites},
+    store::{StoreError, orders, reports, sites},
 };
 
 pub use broker::connect;
@@ -137,7 +137,7 @@ impl Gateway {
                 let put = self
                     .app
                     .store
-                    .transaction(move |db| discovered::put(db, &site, mac, &seen, now))
+                    .transaction(move |db| domain::machines::seen(db, &site, mac, &seen, now))
                     .await;
                 put.map_err(ApiError::from)?;
                 Ok("machine")
@@ -180,7 +180,7 @@ impl Gateway {
         let set = self
             .app
             .store
-            .transaction(move |db| sites::set_presence(db, &site, online, now))
+            .transaction(move |db| domain::sites::heard(db, &site, online, now))
             .await;
         Ok(set.map_err(ApiError::from)?)
     }
@@ -193,7 +193,7 @@ impl Gateway {
             .app
             .store
             .transaction(move |db| {
-                sites::set_presence(db, &site, true, now)?;
+                domain::sites::heard(db, &site, true, now)?;
                 domain::jobs::take_report(db, &site, revision, &report, now)
             })
             .await

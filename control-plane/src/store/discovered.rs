@@ -13,7 +13,7 @@ use super::{
     to_json,
 };
 
-/// Notes a sighting; one without an inventory does not wipe out one that has it.
+/// Notes a sighting; one without an inventory does not wipe out one that has it. `true` if it is the first of its port.
 ///
 /// # Errors
 /// When the database fails.
@@ -23,7 +23,7 @@ pub fn put(
     mac: MacAddr,
     seen: &MachineSeen,
     now: DateTime<Utc>,
-) -> StoreResult<()> {
+) -> StoreResult<bool> {
     use discovered::dsl;
     let key = mac.to_string();
     let former: Option<String> = dsl::discovered
@@ -50,7 +50,7 @@ pub fn put(
             .values((dsl::mac.eq(&key), change))
             .execute(connection)?;
     }
-    Ok(())
+    Ok(former.is_none())
 }
 
 /// All that no machine's port is: site, port, sighting.

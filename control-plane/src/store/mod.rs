@@ -6,7 +6,7 @@ pub mod audit;
 mod connection;
 pub mod credentials;
 pub mod discovered;
-pub mod history;
+pub mod events;
 pub mod idempotency;
 pub mod images;
 pub mod instances;
@@ -19,9 +19,12 @@ pub mod reports;
 mod schema;
 pub mod settings;
 pub mod sites;
+pub mod states;
 pub mod users;
 
 pub use connection::Database;
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -30,6 +33,7 @@ use diesel::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Notify;
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/postgres");
@@ -71,6 +75,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 #[derive(Clone)]
 pub struct Store {
     pool: Pool<ConnectionManager<Database>>,
+    appended: Arc<Notify>,
 }
 
 impl Store {
@@ -114,7 +119,15 @@ impl Store {
             }
         }
         drop(connection);
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            appended: Arc::default(),
+        })
+    }
+
+    /// Waits until a transaction of this process has committed an event.
+    pub async fn appended(&self) {
+        self.appended.notified().await;
     }
 
     /// Runs `work` in one transaction; an error rolls it back.
@@ -129,15 +142,20 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let pool = self.pool.clone();
+        let (pool, appended) = (self.pool.clone(), Arc::clone(&self.appended));
         let task = tokio::task::spawn_blocking(move || {
             let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
-            connection
+            events::clear_appended();
+            let done = connection
                 .transaction(|connection| work(connection).map_err(Rollback::Work))
                 .map_err(|rollback| match rollback {
                     Rollback::Work(error) => error,
                     Rollback::Database(error) => StoreError::from(error).into(),
-                })
+                });
+            if done.is_ok() && events::clear_appended() {
+                appended.notify_one();
+            }
+            done
         });
         task.await.map_err(|_| StoreError::Task)?
     }

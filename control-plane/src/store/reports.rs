@@ -12,11 +12,23 @@ use super::{
     to_json,
 };
 
-/// Keeps a report if it is newer than the one held; `false` otherwise. Any replica may do this with any report.
+/// A report was news.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The last report on the same job before it.
+    pub former: Option<Report>,
+}
+
+/// Keeps a report if it is newer than the one held; nothing otherwise. Any replica may do this with any report.
 ///
 /// # Errors
 /// When the database fails.
-pub fn put(connection: &mut Database, site: &SiteId, revision: u64, report: &Report) -> StoreResult<bool> {
+pub fn put(
+    connection: &mut Database,
+    site: &SiteId,
+    revision: u64,
+    report: &Report,
+) -> StoreResult<Option<News>> {
     use reports::dsl;
     let (machine, job, body) = (
         report.machine.to_string(),
@@ -38,14 +50,17 @@ pub fn put(connection: &mut Database, site: &SiteId, revision: u64, report: &Rep
             .first(connection)
             .optional()?;
         if held.is_some() {
-            return Ok(false);
+            return Ok(None);
         }
         diesel::insert_into(dsl::reports)
             .values((dsl::machine.eq(&machine), change))
             .execute(connection)?;
     }
+    // Read under the lock of the machine's row: another replica's report is either before this one, and read here, or
+    // it was refused.
+    let former = of_job(connection, report.job)?.map(|(_, report)| report);
     put_for_job(connection, &job, revision, &body)?;
-    Ok(true)
+    Ok(Some(News { former }))
 }
 
 fn put_for_job(connection: &mut Database, job: &str, revision: i64, body: &str) -> StoreResult<()> {

@@ -70,7 +70,6 @@ diesel::table! { discovered (mac) { mac -> Text, site -> Text, seen -> Text, see
 diesel::table! {
     idempotency (id) { id -> Text, request -> Text, status -> Integer, body -> Text, created_at -> BigInt, }
 }
-diesel::table! { history (seq) { seq -> BigInt, at -> BigInt, object -> Text, what -> Text, detail -> Text, } }
 diesel::table! {
     users (id) {
         id -> Text,
@@ -128,4 +127,21 @@ diesel::table! {
 diesel::allow_tables_to_appear_in_same_query!(instances, jobs);
 diesel::joinable!(grants -> users (holder));
 diesel::allow_tables_to_appear_in_same_query!(grants, users);
+diesel::table! {
+    events (id) {
+        id -> BigInt,
+        seq -> Nullable<BigInt>,
+        at -> BigInt,
+        kind -> Text,
+        site -> Nullable<Text>,
+        machine -> Nullable<Text>,
+        instance -> Nullable<Text>,
+        job -> Nullable<Text>,
+        project -> Nullable<Text>,
+        text -> Text,
+        data -> Text,
+    }
+}
+diesel::table! { event_counter (id) { id -> BigInt, last -> BigInt, } }
+diesel::table! { states (object, id) { object -> Text, id -> Text, state -> Text, since -> BigInt, } }
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);

@@ -175,7 +175,7 @@ pub fn set_keys(
     Ok(())
 }
 
-/// Notes that a site was heard, or that its connection ended.
+/// Notes that a site was heard, or that its connection ended; `true` if that changed whether it is online.
 ///
 /// # Errors
 /// When the database fails.
@@ -184,18 +184,19 @@ pub fn set_presence(
     id: &SiteId,
     online: bool,
     now: DateTime<Utc>,
-) -> StoreResult<()> {
+) -> StoreResult<bool> {
     use sites::dsl;
     let row = dsl::sites.find(id.as_str());
+    let changed = diesel::update(row.filter(dsl::online.ne(online)))
+        .set(dsl::online.eq(online))
+        .execute(connection)?
+        == 1;
     if online {
-        let change = (dsl::online.eq(true), dsl::last_seen.eq(Some(micros(now))));
-        diesel::update(row).set(change).execute(connection)?;
-    } else {
         diesel::update(row)
-            .set(dsl::online.eq(false))
+            .set(dsl::last_seen.eq(Some(micros(now))))
             .execute(connection)?;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Removes a site that nothing refers to.

@@ -11,6 +11,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use slipway_control_plane::{config::Given, serve};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Server {
@@ -19,7 +20,8 @@ pub(crate) struct Server {
     pub(crate) http: reqwest::Client,
     /// Changing calls that were answered 2xx, 401 or 403: each must stand in the audit log.
     pub(crate) changes: AtomicUsize,
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: Option<JoinHandle<anyhow::Result<()>>>,
     _dir: TempDir,
 }
 
@@ -33,20 +35,20 @@ fn free() -> SocketAddr {
         .unwrap()
 }
 
+/// With an empty SQLite file.
 pub(crate) async fn server() -> Server {
-    server_on(None).await
+    server_as(Given::default()).await
 }
 
-/// On a database other than a fresh SQLite file.
-pub(crate) async fn server_on(database_url: Option<String>) -> Server {
+/// With settings that are not as usual.
+pub(crate) async fn server_as(given: Given) -> Server {
     slipway_bus::tls::install_provider();
     let dir = tempfile::tempdir().unwrap();
     let given = Given {
         http: Some(free()),
         mqtt: Some(free()),
         data_dir: Some(dir.path().into()),
-        database_url,
-        ..Given::default()
+        ..given
     };
     let config = given.resolve().unwrap();
     let url = config.public_url.clone();
@@ -54,7 +56,7 @@ pub(crate) async fn server_on(database_url: Option<String>) -> Server {
     let stop = CancellationToken::new();
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let announce = |link: &str| told.send(link.to_owned()).unwrap();
-    tokio::spawn(serve::run(config, metrics, announce, stop.clone()));
+    let task = tokio::spawn(serve::run(config, metrics, announce, stop.clone()));
     let link = tokio::time::timeout(Duration::from_secs(30), link)
         .await
         .unwrap()
@@ -66,6 +68,7 @@ pub(crate) async fn server_on(database_url: Option<String>) -> Server {
         http: reqwest::Client::new(),
         changes: AtomicUsize::new(0),
         stop,
+        task: Some(task),
         _dir: dir,
     };
     while server
@@ -118,10 +121,16 @@ impl Server {
         self.call(Method::POST, path, Some(&body)).await
     }
 
-    pub(crate) async fn make_site(&self) {
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.call(Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+        answer
+    }
+
+    pub(crate) async fn make_site(&self, id: &str) {
         let subnet = json!({ "network": "192.0.2.0/24", "server": "192.0.2.1" });
         let (status, answer) = self
-            .post("/api/v1/sites", json!({ "id": "bj-1", "subnets": [subnet] }))
+            .post("/api/v1/sites", json!({ "id": id, "subnets": [subnet] }))
             .await;
         assert_eq!(status, StatusCode::CREATED, "{answer}");
     }

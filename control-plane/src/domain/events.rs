@@ -1,0 +1,197 @@
+//! The event stream's readers: pages of what happened, and the live tail. It writes nothing but numbers; events are
+//! written by whoever makes them happen.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use futures::{Stream, stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::{
+    app::App,
+    error::{ApiError, chain},
+    store::{
+        StoreError,
+        events::{self, Event, Filter, Order},
+        instances, jobs, machines,
+    },
+};
+
+/// How often the store is asked for events of other replicas.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Most events read at once for a live tail.
+const TAIL_PAGE: i64 = 500;
+
+/// The head of the stream as this process knows it.
+pub struct Feed {
+    last: watch::Sender<u64>,
+    closed: CancellationToken,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            last: watch::Sender::new(0),
+            closed: CancellationToken::new(),
+        }
+    }
+}
+
+impl Feed {
+    /// Tells the highest number as it grows.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.last.subscribe()
+    }
+}
+
+/// Numbers what was committed, here and by other replicas, and wakes the readers; until `stop`, which ends all tails.
+pub async fn run(app: Arc<App>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = app.store.appended() => {}
+            _ = tick.tick() => {}
+        }
+        match app.store.transaction(events::number).await {
+            Ok(last) => {
+                app.feed
+                    .last
+                    .send_if_modified(|known| std::mem::replace(known, last) != last);
+            }
+            Err(failure) => error!(error = %chain(&failure), "events could not be numbered; trying again"),
+        }
+    }
+    app.feed.closed.cancel();
+}
+
+/// A page of events; whatever was committed before the call is in it.
+///
+/// # Errors
+/// When the store fails.
+pub async fn page(app: &App, filter: Filter, order: Order, limit: i64) -> Result<Vec<Event>, ApiError> {
+    let page = app.store.transaction(move |db| {
+        events::number(db)?;
+        events::list(db, &filter, order, limit)
+    });
+    Ok(page.await?)
+}
+
+/// The highest number there is.
+///
+/// # Errors
+/// When the store fails.
+pub async fn last(app: &App) -> Result<u64, ApiError> {
+    Ok(app.store.transaction(events::number).await?)
+}
+
+/// A tail of the stream.
+struct Tail {
+    app: Arc<App>,
+    filter: Filter,
+    read: VecDeque<Event>,
+    news: watch::Receiver<u64>,
+}
+
+impl Tail {
+    /// Reads on; `after` moves past what the filter leaves out, so that nothing is looked at twice.
+    async fn read(&mut self) -> Result<(), StoreError> {
+        let filter = self.filter.clone();
+        let read = self.app.store.transaction(move |db| {
+            let last = events::number(db)?;
+            Ok::<_, StoreError>((last, events::list(db, &filter, Order::Oldest, TAIL_PAGE)?))
+        });
+        let (last, read) = read.await?;
+        let full = i64::try_from(read.len()).is_ok_and(|len| len >= TAIL_PAGE);
+        let newest = read.last().map_or(0, |event| event.seq);
+        // What `list` saw may be newer than `last`: another replica may have numbered in between.
+        self.filter.after = self
+            .filter
+            .after
+            .max(if full { newest } else { last.max(newest) });
+        self.read.extend(read);
+        Ok(())
+    }
+}
+
+/// The events of a filter above `filter.after`, each once and in order, without end; it ends when the process stops.
+/// Nothing is lost by a store that fails for a while: it is read again at the next word.
+pub fn tail(app: &Arc<App>, filter: Filter) -> impl Stream<Item = Event> + Send + use<> {
+    let tail = Tail {
+        app: Arc::clone(app),
+        filter,
+        read: VecDeque::new(),
+        news: app.feed.subscribe(),
+    };
+    stream::unfold(tail, |mut tail| async move {
+        let closed = tail.app.feed.closed.clone();
+        loop {
+            if closed.is_cancelled() {
+                return None;
+            }
+            if let Some(event) = tail.read.pop_front() {
+                return Some((event, tail));
+            }
+            tail.news.mark_unchanged();
+            match tail.read().await {
+                Ok(()) if tail.read.is_empty() => {}
+                Ok(()) => continue,
+                Err(failure) => error!(error = %chain(&failure), "events could not be read; trying again"),
+            }
+            tokio::select! {
+                () = closed.cancelled() => return None,
+                // A failed read is tried again even if nothing happens; the sender lives as long as the application.
+                _ = tokio::time::timeout(TICK * 15, tail.news.changed()) => {}
+            }
+        }
+    })
+}
+
+/// An object with a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Object {
+    /// A machine, by id or name.
+    Machine,
+    /// An instance, by id or name.
+    Instance,
+    /// A job, by id.
+    Job,
+}
+
+/// The events of one object above `filter.after` that may be seen, oldest first. One that was deleted still has its timeline, by its id.
+///
+/// # Errors
+/// When nothing is known of it.
+pub async fn timeline(
+    app: &App,
+    object: Object,
+    key: String,
+    mut filter: Filter,
+    limit: i64,
+) -> Result<Vec<Event>, ApiError> {
+    let page = app.store.transaction(move |db| {
+        events::number(db)?;
+        let (name, place) = match object {
+            Object::Machine => ("machine", &mut filter.machine),
+            Object::Instance => ("instance", &mut filter.instance),
+            Object::Job => ("job", &mut filter.job),
+        };
+        let id = match object {
+            Object::Machine => machines::get(db, &key)?.map(|m| m.id.to_string()),
+            Object::Instance => instances::get(db, &key, &filter.visible)?.map(|i| i.id.to_string()),
+            Object::Job => jobs::get(db, &key)?.map(|j| j.id.to_string()),
+        };
+        *place = Some(id.unwrap_or_else(|| key.clone()));
+        let page = events::list(db, &filter, Order::Oldest, limit)?;
+        // Everything there is has an event of its beginning, so none means: not there, or not for this caller.
+        if page.is_empty() && filter.after == 0 {
+            return Err(ApiError::NotFound(name, key));
+        }
+        Ok(page)
+    });
+    page.await
+}

@@ -1,0 +1,371 @@
+//! The event stream: what happened, append-only, read in one order by everybody. An event is written in the transaction
+//! of the change it tells of. It never changes afterwards; only its number is added.
+//!
+//! Why a reader that goes by `seq` skips nothing, with any number of writers and replicas: a number is not taken while
+//! the event is written, because transactions commit in another order than they begin. [`number`] gives numbers to
+//! events that are committed already, in a transaction that first locks the counter's row. Those transactions run one
+//! after the other; each sees all that the ones before it gave (PostgreSQL releases a lock only after its transaction
+//! is visible, and each statement of READ COMMITTED takes a new snapshot), and gives the numbers that follow without a
+//! gap. So whoever sees number N sees all below N, and whatever commits late gets a number above all that were read.
+//! Events of one object keep their order: they are written under the lock of its row, so their `id`s are in order.
+
+use std::cell::Cell;
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use serde::Serialize;
+use serde_json::{Value, json};
+use slipway_protocol::ids::{InstanceId, JobId, MachineId, SiteId};
+use utoipa::ToSchema;
+
+use super::{
+    Database, StoreResult, from_json,
+    jobs::Job,
+    micros,
+    schema::{event_counter, events, instances},
+    states, time, to_json, to_word,
+};
+use crate::access::Visible;
+
+thread_local! {
+    /// Whether the transaction that runs on this thread has appended an event; a transaction never leaves its thread.
+    static APPENDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives back whether an event was appended on this thread since the last call.
+pub(super) fn clear_appended() -> bool {
+    APPENDED.with(|appended| appended.replace(false))
+}
+
+/// An event to be written.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    at: DateTime<Utc>,
+    kind: String,
+    site: Option<String>,
+    machine: Option<String>,
+    instance: Option<String>,
+    job: Option<String>,
+    project: Option<String>,
+    text: String,
+    data: Value,
+    entered: Option<String>,
+}
+
+impl NewEvent {
+    /// An event of a kind: a stable dotted word such as `job.failed`. Whatever is no small letter, digit or dot becomes `_`.
+    #[must_use]
+    pub fn new(kind: &str, at: DateTime<Utc>) -> Self {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_');
+        let kind = kind.chars().take(100);
+        Self {
+            at,
+            kind: kind.map(|c| if plain(c) { c } else { '_' }).collect(),
+            site: None,
+            machine: None,
+            instance: None,
+            job: None,
+            project: None,
+            text: String::new(),
+            data: json!({}),
+            entered: None,
+        }
+    }
+
+    /// At a site.
+    #[must_use]
+    pub fn site(mut self, site: &SiteId) -> Self {
+        self.site = Some(site.to_string());
+        self
+    }
+
+    /// Of a machine.
+    #[must_use]
+    pub fn machine(mut self, machine: MachineId) -> Self {
+        self.machine = Some(machine.to_string());
+        self
+    }
+
+    /// Of an instance.
+    #[must_use]
+    pub fn instance(mut self, instance: InstanceId) -> Self {
+        self.instance = Some(instance.to_string());
+        self
+    }
+
+    /// Of a job, its site, its instance and, once chosen, its machine.
+    #[must_use]
+    pub fn on(mut self, job: &Job) -> Self {
+        self.job = Some(job.id.to_string());
+        self.machine = job.machine.map(|m| m.to_string()).or(self.machine);
+        self.site(&job.site).instance(job.instance)
+    }
+
+    /// Of a job by its id alone.
+    #[must_use]
+    pub fn job(mut self, job: JobId) -> Self {
+        self.job = Some(job.to_string());
+        self
+    }
+
+    /// Of a project.
+    #[must_use]
+    pub fn project(mut self, project: &str) -> Self {
+        self.project = Some(project.to_owned());
+        self
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(mut self, text: impl Into<String>) -> Self {
+        self.text = text.into();
+        self
+    }
+
+    /// For programs: a JSON object.
+    #[must_use]
+    pub fn data(mut self, data: Value) -> Self {
+        self.data = data;
+        self
+    }
+
+    /// The event tells that its object (the first part of its kind) entered a state.
+    ///
+    /// # Errors
+    /// When the state is not a word.
+    pub fn entered<S: Serialize>(mut self, state: &S) -> StoreResult<Self> {
+        let word = to_word(state)?;
+        self.data["state"] = word.clone().into();
+        self.entered = Some(word);
+        Ok(self)
+    }
+
+    /// The object an event is about: the first part of its kind, and the id in the column of that name.
+    fn object(&self) -> Option<(&str, &str)> {
+        let (object, _) = self.kind.split_once('.')?;
+        let id = match object {
+            "machine" => &self.machine,
+            "instance" => &self.instance,
+            "job" => &self.job,
+            "site" => &self.site,
+            _ => return None,
+        };
+        Some((object, id.as_deref()?))
+    }
+}
+
+/// Writes an event in the transaction of what it tells of.
+///
+/// # Errors
+/// When the database fails.
+pub fn append(connection: &mut Database, event: &NewEvent) -> StoreResult<()> {
+    use events::dsl;
+    let project = match (&event.project, &event.instance) {
+        (None, Some(instance)) => instances::table
+            .find(instance)
+            .select(instances::project)
+            .first::<String>(connection)
+            .optional()?,
+        (project, _) => project.clone(),
+    };
+    let row = (
+        dsl::at.eq(micros(event.at)),
+        dsl::kind.eq(&event.kind),
+        dsl::site.eq(&event.site),
+        dsl::machine.eq(&event.machine),
+        dsl::instance.eq(&event.instance),
+        dsl::job.eq(&event.job),
+        dsl::project.eq(project),
+        dsl::text.eq(&event.text),
+        dsl::data.eq(to_json(&event.data)?),
+    );
+    diesel::insert_into(dsl::events).values(row).execute(connection)?;
+    APPENDED.with(|appended| appended.set(true));
+    match (event.object(), &event.entered) {
+        (Some(object), Some(state)) => states::enter(connection, object, state, event.at),
+        (Some((object, id)), None) if event.kind.ends_with(".deleted") => {
+            states::forget(connection, object, id)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The rows that wait, each with the number after the counter's, in the order they were written.
+const GIVE_NUMBERS: &str = "UPDATE events SET seq = numbered.seq FROM (SELECT e.id AS id, \
+    c.last + row_number() OVER (ORDER BY e.id) AS seq FROM events e CROSS JOIN event_counter c WHERE e.seq IS NULL) \
+    AS numbered WHERE events.id = numbered.id";
+
+/// Numbers what was committed without a number; gives back the highest number there is. Must be the first statement of
+/// its transaction that writes, so that nobody waits for the counter with other locks in hand.
+///
+/// # Errors
+/// When the database fails.
+pub fn number(connection: &mut Database) -> StoreResult<u64> {
+    use event_counter::dsl;
+    let waiting: Option<i64> = events::table
+        .filter(events::seq.is_null())
+        .select(events::id)
+        .first(connection)
+        .optional()?;
+    if waiting.is_some() {
+        // Takes the lock; what commits until it is there is numbered as well.
+        diesel::update(dsl::event_counter)
+            .set(dsl::last.eq(dsl::last))
+            .execute(connection)?;
+        let given = diesel::sql_query(GIVE_NUMBERS).execute(connection)?;
+        let given = i64::try_from(given).unwrap_or(0);
+        diesel::update(dsl::event_counter)
+            .set(dsl::last.eq(dsl::last + given))
+            .execute(connection)?;
+    }
+    let last: i64 = dsl::event_counter.select(dsl::last).first(connection)?;
+    Ok(last.cast_unsigned())
+}
+
+/// An event as readers get it: JSON of the API, of the live stream and of webhooks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Event {
+    /// Its number; grows by one from event to event.
+    pub seq: u64,
+    /// When it happened, by the clock of who saw it.
+    pub at: DateTime<Utc>,
+    /// A stable dotted word.
+    pub kind: String,
+    /// At which site.
+    pub site: Option<String>,
+    /// On which machine.
+    pub machine: Option<String>,
+    /// Of which instance.
+    pub instance: Option<String>,
+    /// Of which job.
+    pub job: Option<String>,
+    /// Of which project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// For people.
+    pub text: String,
+    /// For programs.
+    #[schema(value_type = Object)]
+    pub data: Value,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of one site.
+    pub site: Option<String>,
+    /// Of one machine, by id.
+    pub machine: Option<String>,
+    /// Of one instance, by id.
+    pub instance: Option<String>,
+    /// Of one job.
+    pub job: Option<String>,
+    /// Of this kind or one below it: `job` is `job.failed` too.
+    pub kind: Option<String>,
+    /// Above this number.
+    pub after: u64,
+    /// Below this number.
+    pub before: Option<u64>,
+    /// What the caller may see.
+    pub visible: Visible,
+}
+
+/// In which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Oldest first.
+    Oldest,
+    /// Newest first.
+    Newest,
+}
+
+/// Whether a kind is `prefix` or below it.
+#[must_use]
+pub fn is_of_kind(kind: &str, prefix: &str) -> bool {
+    kind.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+type Row = (
+    i64,
+    Option<i64>,
+    i64,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    String,
+    String,
+);
+
+fn event(row: Row) -> StoreResult<Event> {
+    let (_, seq, at, kind, site, machine, instance, job, project, text, data) = row;
+    Ok(Event {
+        seq: seq.unwrap_or(0).cast_unsigned(),
+        at: time(at),
+        kind,
+        site,
+        machine,
+        instance,
+        job,
+        project,
+        text,
+        data: from_json(&data)?,
+    })
+}
+
+/// A number as the database compares it; what is above all numbers stays there.
+fn bound(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// Up to `limit` numbered events of a filter.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(connection: &mut Database, filter: &Filter, order: Order, limit: i64) -> StoreResult<Vec<Event>> {
+    use events::dsl;
+    // A row without a number is none that is greater, so what is not numbered is never seen.
+    let mut query = dsl::events
+        .filter(dsl::seq.gt(bound(filter.after)))
+        .limit(limit)
+        .into_boxed();
+    query = match order {
+        Order::Oldest => query.order(dsl::seq.asc()),
+        Order::Newest => query.order(dsl::seq.desc()),
+    };
+    if let Some(before) = filter.before {
+        query = query.filter(dsl::seq.lt(bound(before)));
+    }
+    if let Some(site) = &filter.site {
+        query = query.filter(dsl::site.eq(site));
+    }
+    if let Some(machine) = &filter.machine {
+        query = query.filter(dsl::machine.eq(machine));
+    }
+    if let Some(instance) = &filter.instance {
+        query = query.filter(dsl::instance.eq(instance));
+    }
+    if let Some(job) = &filter.job {
+        query = query.filter(dsl::job.eq(job));
+    }
+    if let Some(kind) = &filter.kind {
+        // `/` is the byte after `.`: an index range, where LIKE would need escapes.
+        let below = dsl::kind
+            .ge(format!("{kind}."))
+            .and(dsl::kind.lt(format!("{kind}/")));
+        query = query.filter(dsl::kind.eq(kind).or(below));
+    }
+    if let Visible::Only { sites, projects } = &filter.visible {
+        let theirs = dsl::project
+            .is_not_null()
+            .and(dsl::project.assume_not_null().eq_any(projects.iter()));
+        let there = dsl::site
+            .is_not_null()
+            .and(dsl::site.assume_not_null().eq_any(sites.iter()));
+        query = query.filter(theirs.or(there));
+    }
+    query.load::<Row>(connection)?.into_iter().map(event).collect()
+}
