@@ -186,6 +186,7 @@ mod tests {
             machine: MachineId(Uuid::nil()),
             job: job(n),
             deadline: DateTime::<Utc>::MAX_UTC,
+            retry: 0,
             hardware: Hardware {
                 macs: Vec::new(),
                 firmware: FirmwareKind::Bios,

@@ -250,6 +250,7 @@ fn order(world: &World, job: JobId) -> Order {
         machine: MACHINE,
         job,
         deadline: far(),
+        retry: 0,
         hardware: Hardware {
             macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
             firmware: FirmwareKind::Bios,

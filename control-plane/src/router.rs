@@ -29,16 +29,20 @@ use crate::{
 ))]
 struct Document;
 
-/// All routes, and the OpenAPI document made from them.
-pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
-    let open = OpenApiRouter::new()
+type Routes = OpenApiRouter<Arc<App>>;
+
+fn open_routes() -> Routes {
+    OpenApiRouter::new()
         .routes(routes!(access::healthz))
         .routes(routes!(access::setup))
         .routes(routes!(account::login))
         .routes(routes!(access::join))
-        .routes(routes!(images::chunk));
-    let guarded = OpenApiRouter::new()
-        .routes(routes!(access::metrics))
+        .routes(routes!(images::chunk))
+}
+
+/// Who somebody is and may do.
+fn people_routes() -> Routes {
+    OpenApiRouter::new()
         .routes(routes!(account::logout))
         .routes(routes!(account::me, account::change))
         .routes(routes!(account::keys, account::make_key))
@@ -57,6 +61,11 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(projects::set_member, projects::remove_member))
         .routes(routes!(projects::set_quota))
         .routes(routes!(audit::list))
+}
+
+fn guarded_routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(access::metrics))
         .routes(routes!(sites::create, sites::list))
         .routes(routes!(sites::get, sites::update, sites::delete))
         .routes(routes!(sites::token))
@@ -69,14 +78,24 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(images::upload, images::list))
         .routes(routes!(images::get, images::delete))
         .routes(routes!(instances::create, instances::list))
-        .routes(routes!(instances::get, instances::delete))
+        .routes(routes!(instances::get, instances::update, instances::delete))
+        .routes(routes!(instances::start))
+        .routes(routes!(instances::stop))
+        .routes(routes!(instances::restart))
+        .routes(routes!(instances::reinstall))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
         .routes(routes!(events::list))
         .routes(routes!(events::machine_timeline))
         .routes(routes!(events::instance_timeline))
-        .routes(routes!(events::job_timeline));
+        .routes(routes!(events::job_timeline))
+}
+
+/// All routes, and the OpenAPI document made from them.
+pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
+    let (open, guarded) = (open_routes(), guarded_routes().merge(people_routes()));
     let (guarded, guarded_document) = guarded.with_state(Arc::clone(app)).split_for_parts();
     let (open, open_document) = open.with_state(Arc::clone(app)).split_for_parts();
     let mut document = Document::openapi();

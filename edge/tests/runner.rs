@@ -41,6 +41,7 @@ fn order() -> Order {
         machine: MachineId(Uuid::nil()),
         job: JobId(Uuid::nil()),
         deadline: at(3600),
+        retry: 0,
         hardware: Hardware {
             macs: vec![],
             firmware: FirmwareKind::Bios,
@@ -293,6 +294,43 @@ fn an_agent_that_fell_silent_is_booted_again_before_its_step_is_tried_again() {
         state(&report, "choose"),
         (StepState::Done, 1),
         "the disk chosen stays chosen"
+    );
+}
+
+/// An operator has a failed job tried again: what is done stays done, and the agent is booted for the rest.
+#[test]
+fn a_failed_job_is_taken_up_at_the_step_that_failed() {
+    let order = order();
+    let mut report = at_write(&order);
+    apply(&order, &mut report, &id("write"), failure(false), at(5));
+    assert!(report.outcome.is_final());
+    let same = begin(&order, 2, Some(&report));
+    assert_eq!(
+        (&same.outcome, &same.steps),
+        (&report.outcome, &report.steps),
+        "not by a revision alone"
+    );
+    let order = Order { retry: 1, ..order };
+    let mut again = begin(&order, 2, Some(&report));
+    assert_eq!((&again.outcome, again.retry), (&Outcome::Running, 1));
+    assert_eq!(state(&again, "write"), (StepState::Pending, 0));
+    assert_eq!(
+        state(&again, "boot").0,
+        StepState::Pending,
+        "the agent may be gone"
+    );
+    assert_eq!(
+        (state(&again, "image"), state(&again, "choose").0),
+        ((StepState::Done, 1), StepState::Done)
+    );
+    advance(&order, &mut again, at(7));
+    assert_eq!(state(&again, "boot"), (StepState::Running, 2));
+    assert_eq!(state(&again, "write"), (StepState::Pending, 0));
+    let kept = begin(&order, 3, Some(&again));
+    assert_eq!(
+        state(&kept, "boot"),
+        (StepState::Running, 2),
+        "a revision under way changes nothing"
     );
 }
 

@@ -25,6 +25,10 @@ pub struct Order {
     pub job: JobId,
     /// When the job fails, whatever it is doing.
     pub deadline: DateTime<Utc>,
+    /// How often the job was taken up again after it had failed: a higher number than the report's begins anew what
+    /// had not been done.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retry: u32,
     /// How the machine is known on the wire and out of band.
     pub hardware: Hardware,
     /// Secrets by name, each sealed to the site's key under [`secret_context`].
@@ -32,6 +36,12 @@ pub struct Order {
     pub secrets: BTreeMap<String, Sealed>,
     /// What to do, in an order that `needs` makes precise.
     pub steps: Vec<Step>,
+}
+
+/// For fields that came later and are left out while they say nothing.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde asks for")]
+pub(crate) fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// How a machine is reached.
@@ -135,6 +145,11 @@ pub enum Action {
         /// The state to reach.
         on: bool,
     },
+    /// Ask the operating system to shut down, and cut the power if it has not after the grace.
+    DriverShutdown {
+        /// How long it is given, in seconds; 0 cuts the power at once.
+        grace_s: u32,
+    },
     /// Report the hardware.
     AgentInventory,
     /// Choose the disk to write and bind all later steps to it.
@@ -221,6 +236,9 @@ enum KnownAction {
     DriverPower {
         on: bool,
     },
+    DriverShutdown {
+        grace_s: u32,
+    },
     AgentInventory,
     AgentChooseDisk {
         rule: DiskRule,
@@ -238,13 +256,14 @@ enum KnownAction {
 }
 
 /// The actions this build knows, by their names on the wire.
-pub const KNOWN_ACTIONS: [&str; 12] = [
+pub const KNOWN_ACTIONS: [&str; 13] = [
     "image_ensure",
     "dhcp_bind",
     "boot_liveos",
     "boot_local",
     "driver_boot",
     "driver_power",
+    "driver_shutdown",
     "agent_inventory",
     "agent_choose_disk",
     "agent_write_image",
@@ -273,6 +292,7 @@ impl<'de> Deserialize<'de> for Action {
             KnownAction::BootLocal => Self::BootLocal,
             KnownAction::DriverBoot { device } => Self::DriverBoot { device },
             KnownAction::DriverPower { on } => Self::DriverPower { on },
+            KnownAction::DriverShutdown { grace_s } => Self::DriverShutdown { grace_s },
             KnownAction::AgentInventory => Self::AgentInventory,
             KnownAction::AgentChooseDisk { rule } => Self::AgentChooseDisk { rule },
             KnownAction::AgentWriteImage { image } => Self::AgentWriteImage { image },
@@ -291,7 +311,7 @@ impl Action {
             Self::ImageEnsure { .. } => Role::Image,
             Self::DhcpBind { .. } => Role::Dhcp,
             Self::BootLiveos | Self::BootLocal | Self::GuestVerify { .. } | Self::Unknown(_) => Role::Boot,
-            Self::DriverBoot { .. } | Self::DriverPower { .. } => Role::Driver,
+            Self::DriverBoot { .. } | Self::DriverPower { .. } | Self::DriverShutdown { .. } => Role::Driver,
             Self::AgentInventory
             | Self::AgentChooseDisk { .. }
             | Self::AgentWriteImage { .. }
@@ -421,6 +441,7 @@ mod tests {
                 device: BootDevice::Pxe,
             },
             Action::DriverPower { on: true },
+            Action::DriverShutdown { grace_s: 60 },
             Action::AgentInventory,
             Action::AgentChooseDisk {
                 rule: DiskRule::default(),

@@ -24,6 +24,9 @@ pub struct Report {
     pub job: JobId,
     /// The revision of the order that is answered.
     pub order_revision: u64,
+    /// The order's [`retry`](crate::order::Order::retry).
+    #[serde(default, skip_serializing_if = "crate::order::is_zero")]
+    pub retry: u32,
     /// How it stands as a whole.
     pub outcome: Outcome,
     /// Every step, in the order's order.

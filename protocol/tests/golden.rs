@@ -116,6 +116,7 @@ fn order() {
         machine: machine(),
         job: JobId(Uuid::from_u128(2)),
         deadline: at(7200),
+        retry: 0,
         hardware: Hardware {
             macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
             firmware: FirmwareKind::Uefi,
@@ -180,6 +181,7 @@ fn report() {
         machine: machine(),
         job: JobId(Uuid::from_u128(2)),
         order_revision: 7,
+        retry: 0,
         outcome: Outcome::Failed {
             at: at(3),
             step: Some(StepId::new("a").unwrap()),

@@ -143,6 +143,32 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         "/api/v1/instances/{instance}",
         Permission(P::InstancesWrite),
     ),
+    (
+        "PATCH",
+        "/api/v1/instances/{instance}",
+        Permission(P::InstancesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/instances/{instance}/start",
+        Permission(P::InstancesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/instances/{instance}/stop",
+        Permission(P::InstancesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/instances/{instance}/restart",
+        Permission(P::InstancesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/instances/{instance}/reinstall",
+        Permission(P::InstancesWrite),
+    ),
+    ("POST", "/api/v1/jobs/{job}/retry", Permission(P::JobsWrite)),
     ("GET", "/api/v1/jobs", Permission(P::JobsRead)),
     ("GET", "/api/v1/jobs/{job}", Permission(P::JobsRead)),
     ("POST", "/api/v1/jobs/{job}/cancel", Permission(P::JobsWrite)),

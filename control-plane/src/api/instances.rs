@@ -19,7 +19,7 @@ use crate::{
     app::App,
     domain::{
         self,
-        instances::{NewInstance, Repeatable},
+        instances::{Anew, InstanceChange, NewInstance, Repeatable, Work},
     },
     error::ApiError,
     store::{
@@ -27,7 +27,7 @@ use crate::{
         instances::{self, Filter, Instance},
         jobs, machines,
     },
-    workflow::state::InstanceState,
+    workflow::state::{InstanceState, JobKind},
 };
 
 /// An instance to be made.
@@ -37,6 +37,9 @@ pub struct NewInstanceBody {
     /// The project it is in; `default` if left out.
     #[serde(default = "default_project")]
     pub project: String,
+    /// Its rank among those that wait, -100 to 100: higher ones go first.
+    #[serde(default)]
+    pub priority: i64,
     /// Host name.
     pub name: String,
     /// Where.
@@ -104,8 +107,14 @@ pub struct InstanceView {
     pub image: ImageRef,
     /// Its state.
     pub state: InstanceState,
+    /// Whether it is locked against change.
+    pub locked: bool,
+    /// What it failed during, if it has failed.
+    pub failed_during: Option<JobKind>,
     /// Why it failed.
     pub reason: Option<String>,
+    /// Why it waits, if it does.
+    pub waiting: Option<String>,
     /// Its last job.
     pub job: String,
     /// When it was asked for.
@@ -124,7 +133,12 @@ fn view(db: &mut Database, instance: Instance) -> StoreResult<InstanceView> {
     });
     let image = instance.image.to_string();
     let image_name = images::get(db, &image)?.map(|image| image.name);
-    let failure = jobs::get(db, &instance.job.to_string())?.and_then(|job| job.failure);
+    let job = jobs::get(db, &instance.job.to_string())?;
+    let failed_during = job
+        .as_ref()
+        .filter(|_| instance.state == InstanceState::Failed)
+        .map(|job| job.kind);
+    let (failure, waiting) = job.map_or((None, None), |job| (job.failure, job.waiting));
     Ok(InstanceView {
         id: instance.id.to_string(),
         project: instance.project,
@@ -136,6 +150,9 @@ fn view(db: &mut Database, instance: Instance) -> StoreResult<InstanceView> {
             name: image_name,
         },
         state: instance.state,
+        locked: instance.locked,
+        failed_during,
+        waiting,
         reason: failure.map(|f| format!("{}: {}", f.code, f.message)),
         job: instance.job.to_string(),
         created_at: instance.created_at,
@@ -189,6 +206,7 @@ pub async fn create(
         });
     let new = NewInstance {
         project: new.project,
+        priority: new.priority,
         name: new.name,
         site: parse("name", &new.site)?,
         machine: new.machine,
@@ -261,6 +279,131 @@ pub async fn delete(
     caller: Caller,
     Path(key): Path<String>,
 ) -> Result<Response, ApiError> {
-    let released = domain::instances::release(&app, &caller, key).await?;
-    Ok(answer(&accepted(&app, released).await?))
+    begin(&app, &caller, key, Work::Release).await
+}
+
+async fn begin(app: &App, caller: &Caller, key: String, what: Work) -> Result<Response, ApiError> {
+    let begun = domain::instances::work(app, caller, key, what).await?;
+    Ok(answer(&accepted(app, begun).await?))
+}
+
+/// What may change of an instance without work on its machine.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceChangeBody {
+    /// Its name; the installed system's host name follows when it is installed anew.
+    pub name: Option<String>,
+    /// Whether it is locked: then nothing is done with it until it is unlocked.
+    pub locked: Option<bool>,
+}
+
+/// Renames, locks or unlocks an instance.
+#[utoipa::path(patch, path = "/api/v1/instances/{instance}", tag = "instances", params(("instance" = String, Path)),
+    request_body = InstanceChangeBody,
+    responses((status = 200, body = InstanceView), (status = 400), (status = 403), (status = 404), (status = 409)))]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Body(body): Body<InstanceChangeBody>,
+) -> Result<Json<InstanceView>, ApiError> {
+    let change = InstanceChange {
+        name: body.name,
+        locked: body.locked,
+    };
+    let instance = domain::instances::update(&app, &caller, key, change).await?;
+    Ok(Json(app.store.transaction(move |db| view(db, instance)).await?))
+}
+
+/// Switches an instance on.
+#[utoipa::path(post, path = "/api/v1/instances/{instance}/start", tag = "instances",
+    params(("instance" = String, Path)),
+    responses((status = 202, body = Accepted), (status = 403), (status = 404), (status = 409)))]
+pub async fn start(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Response, ApiError> {
+    begin(&app, &caller, key, Work::Start).await
+}
+
+/// How an instance is switched off.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct Grace {
+    /// Seconds its system is given to shut down, 0 to 3600, 60 by default; 0 cuts the power at once
+    pub grace_s: Option<u32>,
+}
+
+impl Grace {
+    fn seconds(&self) -> Result<u32, ApiError> {
+        let seconds = self.grace_s.unwrap_or(60);
+        if seconds > 3600 {
+            return Err(ApiError::Bad("grace_s", "a grace is at most 3600 s".to_owned()));
+        }
+        Ok(seconds)
+    }
+}
+
+/// Switches an instance off.
+#[utoipa::path(post, path = "/api/v1/instances/{instance}/stop", tag = "instances",
+    params(("instance" = String, Path), Grace),
+    responses((status = 202, body = Accepted), (status = 400), (status = 403), (status = 404), (status = 409)))]
+pub async fn stop(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Query(grace): Query<Grace>,
+) -> Result<Response, ApiError> {
+    begin(&app, &caller, key, Work::Stop(grace.seconds()?)).await
+}
+
+/// Switches an instance off and on.
+#[utoipa::path(post, path = "/api/v1/instances/{instance}/restart", tag = "instances",
+    params(("instance" = String, Path), Grace),
+    responses((status = 202, body = Accepted), (status = 400), (status = 403), (status = 404), (status = 409)))]
+pub async fn restart(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Query(grace): Query<Grace>,
+) -> Result<Response, ApiError> {
+    begin(&app, &caller, key, Work::Restart(grace.seconds()?)).await
+}
+
+/// What an instance is installed anew with; what is left out stays.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReinstallBody {
+    /// Image by id or name.
+    pub image: Option<String>,
+    /// Which disk.
+    #[schema(value_type = Option<Object>)]
+    pub disk: Option<DiskRule>,
+    /// The user to make.
+    pub user: Option<String>,
+    /// Public SSH keys for that user, or names of the caller's own.
+    pub ssh_keys: Option<Vec<String>>,
+    /// cloud-init user-data.
+    pub user_data: Option<String>,
+}
+
+/// Installs an instance anew on its machine. Only the disk that is chosen is written: data disks keep what they hold.
+#[utoipa::path(post, path = "/api/v1/instances/{instance}/reinstall", tag = "instances",
+    params(("instance" = String, Path)), request_body = ReinstallBody,
+    responses((status = 202, body = Accepted), (status = 400), (status = 403), (status = 404), (status = 409)))]
+pub async fn reinstall(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Body(body): Body<ReinstallBody>,
+) -> Result<Response, ApiError> {
+    let anew = Anew {
+        image: body.image,
+        disk: body.disk,
+        user: body.user,
+        ssh_keys: body.ssh_keys,
+        user_data: body.user_data.map(Secret::new),
+    };
+    begin(&app, &caller, key, Work::Reinstall(Box::new(anew))).await
 }

@@ -23,7 +23,7 @@ use crate::{
     domain::{self, jobs::Followed},
     error::ApiError,
     store::jobs::{self, Filter, Job},
-    workflow::state::JobState,
+    workflow::state::{JobKind, JobState},
 };
 
 /// A job.
@@ -37,6 +37,12 @@ pub struct JobView {
     pub site: String,
     /// On which machine.
     pub machine: Option<String>,
+    /// What it is for.
+    pub kind: JobKind,
+    /// Its rank among those that wait.
+    pub priority: i64,
+    /// Why it waits, if it does.
+    pub waiting: Option<String>,
     /// Its state.
     pub state: JobState,
     /// Why it failed.
@@ -76,6 +82,9 @@ pub(super) fn view((job, report): Followed) -> JobView {
         deadline,
         created_at,
         finished_at,
+        kind,
+        priority,
+        waiting,
     } = job;
     let (revision, report) = report.map_or((0, None), |(revision, report)| (revision, Some(report)));
     let (outcome, disk, steps, events) = match report {
@@ -87,6 +96,9 @@ pub(super) fn view((job, report): Followed) -> JobView {
         instance: instance.to_string(),
         site: site.to_string(),
         machine: machine.map(|m| m.to_string()),
+        kind,
+        priority,
+        waiting,
         state,
         failure,
         deadline,
@@ -170,5 +182,17 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
     let job = domain::jobs::cancel(&app, &caller, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(view((job, None)))))
+}
+
+/// Takes a failed job up again, at the step that failed.
+#[utoipa::path(post, path = "/api/v1/jobs/{job}/retry", tag = "jobs", params(("job" = String, Path)),
+    responses((status = 202, body = JobView), (status = 403), (status = 404), (status = 409)))]
+pub async fn retry(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<impl IntoResponse, ApiError> {
+    let job = domain::instances::retry(&app, &caller, id).await?;
     Ok((StatusCode::ACCEPTED, Json(view((job, None)))))
 }

@@ -47,7 +47,7 @@ pub async fn get(app: &App, caller: &Caller, id: String) -> Result<Followed, Api
 }
 
 /// A job with the project it is for.
-fn seen_by(db: &mut Database, visible: &Visible, id: &str) -> Result<(Job, String), ApiError> {
+pub(super) fn seen_by(db: &mut Database, visible: &Visible, id: &str) -> Result<(Job, String), ApiError> {
     let missing = || ApiError::NotFound("job", id.to_owned());
     let job = jobs::get(db, id)?.ok_or_else(missing)?;
     let project = instances::by_id(db, job.instance)?
@@ -116,6 +116,8 @@ pub fn take_report(
         return Ok(false);
     };
     let job = jobs::get(db, &report.job.to_string())?;
+    let row = orders::get(db, report.machine)?;
+    let taken_up_since = row.is_some_and(|row| row.order.job == report.job && row.order.retry > report.retry);
     for event in timeline::news(news.former.as_ref(), report, now) {
         let event = event.site(site).machine(report.machine).job(report.job);
         let event = job.iter().fold(event, NewEvent::on);
@@ -132,7 +134,7 @@ pub fn take_report(
             .machine(machine.id);
         events::append(db, &event.job(report.job))?;
     }
-    if let Some(end) = job_end(&report.outcome) {
+    if let Some(end) = job_end(&report.outcome).filter(|_| !taken_up_since) {
         let failure = match &report.outcome {
             Outcome::Failed { failure, .. } => Some(failure),
             _ => None,

@@ -54,6 +54,8 @@ pub struct Instance {
     pub created_at: DateTime<Utc>,
     /// The project it is in.
     pub project: String,
+    /// Whether it is locked against change.
+    pub locked: bool,
 }
 
 type Row = (
@@ -67,10 +69,11 @@ type Row = (
     String,
     i64,
     String,
+    bool,
 );
 
 fn instance(row: Row) -> StoreResult<Instance> {
-    let (id, name, site, machine, image, state, job, wish, created_at, project) = row;
+    let (id, name, site, machine, image, state, job, wish, created_at, project, locked) = row;
     Ok(Instance {
         id: parse(&id)?,
         name,
@@ -82,6 +85,7 @@ fn instance(row: Row) -> StoreResult<Instance> {
         wish: from_json(&wish)?,
         created_at: time(created_at),
         project,
+        locked,
     })
 }
 
@@ -264,6 +268,30 @@ pub fn set_machine(connection: &mut Database, id: InstanceId, machine: MachineId
     use instances::dsl;
     diesel::update(dsl::instances.find(id.to_string()))
         .set(dsl::machine.eq(Some(machine.to_string())))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Sets what may change of an instance at rest: its name and its lock.
+///
+/// # Errors
+/// When the database fails.
+pub fn rename(connection: &mut Database, id: InstanceId, name: &str, locked: bool) -> StoreResult<()> {
+    use instances::dsl;
+    diesel::update(dsl::instances.find(id.to_string()))
+        .set((dsl::name.eq(name), dsl::locked.eq(locked)))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Sets what an instance is to be installed with.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_wish(connection: &mut Database, id: InstanceId, image: ImageId, wish: &Wish) -> StoreResult<()> {
+    use instances::dsl;
+    diesel::update(dsl::instances.find(id.to_string()))
+        .set((dsl::image.eq(image.to_string()), dsl::wish.eq(to_json(wish)?)))
         .execute(connection)?;
     Ok(())
 }

@@ -12,7 +12,10 @@ use super::{
     schema::{instances, jobs},
     time, to_json, to_word,
 };
-use crate::{access::Visible, workflow::state::JobState};
+use crate::{
+    access::Visible,
+    workflow::state::{JobKind, JobState},
+};
 
 /// A job.
 #[derive(Debug, Clone)]
@@ -25,6 +28,12 @@ pub struct Job {
     pub site: SiteId,
     /// On which machine, once chosen.
     pub machine: Option<MachineId>,
+    /// What it is for.
+    pub kind: JobKind,
+    /// Its rank: higher ones go first.
+    pub priority: i64,
+    /// Why it still waits, if it does.
+    pub waiting: Option<String>,
     /// Its state.
     pub state: JobState,
     /// Why it failed.
@@ -47,11 +56,30 @@ type Row = (
     i64,
     i64,
     Option<i64>,
+    String,
+    i64,
+    Option<String>,
 );
 
 fn job(row: Row) -> StoreResult<Job> {
-    let (id, instance, site, machine, state, failure, deadline, created_at, finished_at) = row;
+    let (
+        id,
+        instance,
+        site,
+        machine,
+        state,
+        failure,
+        deadline,
+        created_at,
+        finished_at,
+        kind,
+        priority,
+        waiting,
+    ) = row;
     Ok(Job {
+        kind: from_word(&kind)?,
+        priority,
+        waiting,
         id: parse(&id)?,
         instance: parse(&instance)?,
         site: parse(&site)?,
@@ -78,6 +106,8 @@ pub fn insert(connection: &mut Database, j: &Job) -> StoreResult<()> {
         dsl::state.eq(to_word(&j.state)?),
         dsl::deadline.eq(micros(j.deadline)),
         dsl::created_at.eq(micros(j.created_at)),
+        dsl::kind.eq(to_word(&j.kind)?),
+        dsl::priority.eq(j.priority),
     );
     diesel::insert_into(dsl::jobs).values(row).execute(connection)?;
     Ok(())
@@ -169,8 +199,76 @@ pub fn start(connection: &mut Database, id: JobId, machine: MachineId) -> StoreR
     let change = (
         dsl::state.eq(to_word(&JobState::Running)?),
         dsl::machine.eq(Some(machine.to_string())),
+        dsl::waiting.eq(None::<String>),
     );
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Notes why queued jobs wait.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_waiting(connection: &mut Database, id: JobId, why: &str) -> StoreResult<()> {
+    use jobs::dsl;
+    let row = dsl::jobs
+        .find(id.to_string())
+        .filter(dsl::waiting.is_null().or(dsl::waiting.ne(why)));
+    diesel::update(row)
+        .set(dsl::waiting.eq(Some(why)))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Takes a failed job up again; `false` if it has not failed.
+///
+/// # Errors
+/// When the database fails.
+pub fn reopen(
+    connection: &mut Database,
+    id: JobId,
+    to: JobState,
+    deadline: DateTime<Utc>,
+) -> StoreResult<bool> {
+    use jobs::dsl;
+    let row = dsl::jobs
+        .find(id.to_string())
+        .filter(dsl::state.eq(to_word(&JobState::Failed)?));
+    let change = (
+        dsl::state.eq(to_word(&to)?),
+        dsl::deadline.eq(micros(deadline)),
+        dsl::failure.eq(None::<String>),
+        dsl::finished_at.eq(None::<i64>),
+    );
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Jobs that count against limits: those running that install, by site and project.
+///
+/// # Errors
+/// When the database fails.
+pub fn installing(connection: &mut Database) -> StoreResult<Vec<(String, String)>> {
+    use jobs::dsl;
+    let kinds = [to_word(&JobKind::Install)?, to_word(&JobKind::Reinstall)?];
+    let rows = dsl::jobs
+        .inner_join(instances::table.on(instances::id.eq(dsl::instance)))
+        .filter(dsl::state.eq(to_word(&JobState::Running)?))
+        .filter(dsl::kind.eq_any(kinds))
+        .select((dsl::site, instances::project));
+    Ok(rows.load(connection)?)
+}
+
+/// Jobs that failed since a time at each site, those that were called off left out.
+///
+/// # Errors
+/// When the database fails.
+pub fn failed_since(connection: &mut Database, since: DateTime<Utc>) -> StoreResult<Vec<String>> {
+    use jobs::dsl;
+    let rows = dsl::jobs
+        .filter(dsl::state.eq(to_word(&JobState::Failed)?))
+        .filter(dsl::machine.is_not_null())
+        .filter(dsl::finished_at.ge(micros(since)))
+        .select(dsl::site);
+    Ok(rows.load(connection)?)
 }
 
 /// Ends a job that is not at its end; `false` if it is.

@@ -48,6 +48,7 @@ diesel::table! {
         wish -> Text,
         created_at -> BigInt,
         project -> Text,
+        locked -> Bool,
     }
 }
 diesel::table! {
@@ -61,6 +62,9 @@ diesel::table! {
         deadline -> BigInt,
         created_at -> BigInt,
         finished_at -> Nullable<BigInt>,
+        kind -> Text,
+        priority -> BigInt,
+        waiting -> Nullable<Text>,
     }
 }
 diesel::table! { orders (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }

@@ -76,6 +76,7 @@ pub fn compile(install: Install) -> Order {
         machine: install.machine,
         job: install.job,
         deadline: install.deadline,
+        retry: 0,
         hardware: install.hardware,
         secrets: install.secrets,
         steps,

@@ -34,6 +34,7 @@ pub fn compile(
         machine,
         job,
         deadline,
+        retry: 0,
         hardware,
         secrets,
         steps: vec![off],

@@ -38,11 +38,21 @@ pub enum InstanceState {
     Installing,
     /// Its operating system came up and said so.
     Running,
+    /// Being switched off.
+    Stopping,
+    /// Switched off.
+    Stopped,
+    /// Being switched on.
+    Starting,
+    /// Being switched off and on.
+    Restarting,
+    /// Being installed anew on its machine.
+    Reinstalling,
     /// Being given back.
     Erasing,
     /// Given back.
     Released,
-    /// Did not come up; its job says why.
+    /// Its last job failed, and says during what, why, and what to do.
     Failed,
 }
 
@@ -79,6 +89,49 @@ impl JobState {
     }
 }
 
+/// What a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// To install an instance on a machine.
+    Install,
+    /// To install it anew on its machine.
+    Reinstall,
+    /// To switch it on.
+    Start,
+    /// To switch it off.
+    Stop,
+    /// To switch it off and on.
+    Restart,
+    /// To take its machine back.
+    Release,
+}
+
+impl JobKind {
+    /// All kinds.
+    pub const ALL: [Self; 6] = [
+        Self::Install,
+        Self::Reinstall,
+        Self::Start,
+        Self::Stop,
+        Self::Restart,
+        Self::Release,
+    ];
+
+    /// The state of an instance that such a job works on.
+    #[must_use]
+    pub fn state(self) -> InstanceState {
+        match self {
+            Self::Install => InstanceState::Installing,
+            Self::Reinstall => InstanceState::Reinstalling,
+            Self::Start => InstanceState::Starting,
+            Self::Stop => InstanceState::Stopping,
+            Self::Restart => InstanceState::Restarting,
+            Self::Release => InstanceState::Erasing,
+        }
+    }
+}
+
 /// What happens to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InstanceEvent {
@@ -88,57 +141,58 @@ pub enum InstanceEvent {
     JobDone,
     /// Its job failed or was called off.
     JobFailed,
-    /// Its owner gives it back.
-    ReleaseAsked,
+    /// Its owner asks for work on it.
+    Asked(JobKind),
+    /// Its failed job is taken up again; the kind is the job's.
+    Retried(JobKind),
+    /// Its failed job, which never got a machine, waits for one again.
+    Requeued,
 }
 
+use InstanceEvent::{Asked, Dispatched, JobDone, JobFailed, Requeued, Retried};
+use InstanceState as S;
+use JobKind as K;
+
 /// Every move of an instance; what is not here does not happen.
-pub const INSTANCE_MOVES: [(InstanceState, InstanceEvent, InstanceState); 9] = [
-    (
-        InstanceState::Requested,
-        InstanceEvent::Dispatched,
-        InstanceState::Installing,
-    ),
-    (
-        InstanceState::Requested,
-        InstanceEvent::JobFailed,
-        InstanceState::Failed,
-    ),
-    (
-        InstanceState::Requested,
-        InstanceEvent::ReleaseAsked,
-        InstanceState::Released,
-    ),
-    (
-        InstanceState::Installing,
-        InstanceEvent::JobDone,
-        InstanceState::Running,
-    ),
-    (
-        InstanceState::Installing,
-        InstanceEvent::JobFailed,
-        InstanceState::Failed,
-    ),
-    (
-        InstanceState::Running,
-        InstanceEvent::ReleaseAsked,
-        InstanceState::Erasing,
-    ),
-    (
-        InstanceState::Failed,
-        InstanceEvent::ReleaseAsked,
-        InstanceState::Erasing,
-    ),
-    (
-        InstanceState::Erasing,
-        InstanceEvent::JobDone,
-        InstanceState::Released,
-    ),
-    (
-        InstanceState::Erasing,
-        InstanceEvent::JobFailed,
-        InstanceState::Failed,
-    ),
+pub const INSTANCE_MOVES: [(InstanceState, InstanceEvent, InstanceState); 37] = [
+    (S::Requested, Dispatched, S::Installing),
+    (S::Requested, JobFailed, S::Failed),
+    (S::Requested, Asked(K::Release), S::Released),
+    (S::Installing, JobDone, S::Running),
+    (S::Installing, JobFailed, S::Failed),
+    (S::Running, Asked(K::Stop), S::Stopping),
+    (S::Running, Asked(K::Restart), S::Restarting),
+    (S::Running, Asked(K::Reinstall), S::Reinstalling),
+    (S::Running, Asked(K::Release), S::Erasing),
+    (S::Stopping, JobDone, S::Stopped),
+    (S::Stopping, JobFailed, S::Failed),
+    (S::Stopped, Asked(K::Start), S::Starting),
+    (S::Stopped, Asked(K::Reinstall), S::Reinstalling),
+    (S::Stopped, Asked(K::Release), S::Erasing),
+    (S::Starting, JobDone, S::Running),
+    (S::Starting, JobFailed, S::Failed),
+    (S::Restarting, JobDone, S::Running),
+    (S::Restarting, JobFailed, S::Failed),
+    (S::Reinstalling, JobDone, S::Running),
+    (S::Reinstalling, JobFailed, S::Failed),
+    (S::Erasing, JobDone, S::Released),
+    (S::Erasing, JobFailed, S::Failed),
+    // A failure leaves every way out: on, off, anew, back, or the same once more.
+    (S::Failed, Asked(K::Start), S::Starting),
+    (S::Failed, Asked(K::Stop), S::Stopping),
+    (S::Failed, Asked(K::Restart), S::Restarting),
+    (S::Failed, Asked(K::Reinstall), S::Reinstalling),
+    (S::Failed, Asked(K::Release), S::Erasing),
+    (S::Failed, Requeued, S::Requested),
+    (S::Failed, Retried(K::Install), S::Installing),
+    (S::Failed, Retried(K::Reinstall), S::Reinstalling),
+    (S::Failed, Retried(K::Start), S::Starting),
+    (S::Failed, Retried(K::Stop), S::Stopping),
+    (S::Failed, Retried(K::Restart), S::Restarting),
+    (S::Failed, Retried(K::Release), S::Erasing),
+    (S::Running, Asked(K::Start), S::Starting),
+    (S::Stopped, Asked(K::Stop), S::Stopping),
+    (S::Stopped, Asked(K::Restart), S::Restarting),
 ];
 
 /// The state after an event, if the event has a meaning there.
@@ -174,20 +228,55 @@ mod tests {
     use super::*;
     use std::collections::{HashMap, HashSet};
 
-    const STATES: [InstanceState; 6] = [
-        InstanceState::Requested,
-        InstanceState::Installing,
-        InstanceState::Running,
-        InstanceState::Erasing,
-        InstanceState::Released,
-        InstanceState::Failed,
+    const STATES: [InstanceState; 11] = [
+        S::Requested,
+        S::Installing,
+        S::Running,
+        S::Stopping,
+        S::Stopped,
+        S::Starting,
+        S::Restarting,
+        S::Reinstalling,
+        S::Erasing,
+        S::Released,
+        S::Failed,
     ];
-    const EVENTS: [InstanceEvent; 4] = [
-        InstanceEvent::Dispatched,
-        InstanceEvent::JobDone,
-        InstanceEvent::JobFailed,
-        InstanceEvent::ReleaseAsked,
-    ];
+
+    fn events() -> Vec<InstanceEvent> {
+        let kinds = JobKind::ALL.into_iter();
+        let asked = kinds.clone().map(Asked);
+        [Dispatched, JobDone, JobFailed, Requeued]
+            .into_iter()
+            .chain(asked)
+            .chain(kinds.map(Retried))
+            .collect()
+    }
+
+    /// Every state under work has both ends of a job, and its deadline brings one of them; every other state can be left
+    /// by its owner; and from each a tenant gets rid of the instance.
+    #[test]
+    fn no_state_can_be_stuck() {
+        for state in STATES {
+            let works = JobKind::ALL.iter().any(|kind| kind.state() == state) || state == S::Requested;
+            let ends = |event| after(state, event).is_some();
+            if works {
+                assert!(ends(JobFailed), "{state:?} has no end by a deadline");
+                assert!(
+                    ends(JobDone) || state == S::Requested,
+                    "{state:?} cannot end well"
+                );
+            } else if state != S::Released {
+                assert!(ends(Asked(K::Release)), "{state:?} cannot be given back");
+                assert!(
+                    !ends(JobDone) && !ends(JobFailed),
+                    "{state:?}: a late end of a job changes nothing"
+                );
+            }
+        }
+        for kind in JobKind::ALL {
+            assert_eq!(after(S::Failed, Retried(kind)), Some(kind.state()), "{kind:?}");
+        }
+    }
 
     #[test]
     fn the_table_is_a_function_and_every_state_can_end_released() {
@@ -208,7 +297,7 @@ mod tests {
 
     #[test]
     fn released_is_the_end() {
-        for event in EVENTS {
+        for event in events() {
             assert_eq!(after(InstanceState::Released, event), None);
         }
         assert_eq!(machine_after(InstanceState::Released), MachineState::Available);

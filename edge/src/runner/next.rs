@@ -30,7 +30,8 @@ pub enum StepUpdate {
     Failed(Failure),
 }
 
-/// A fresh report for an order; steps that an earlier revision of the same job had are kept as they stand.
+/// A fresh report for an order. Of an earlier revision of the same job everything is kept as it stands, its end too,
+/// unless the order says that the job is taken up again: then what had not been done begins anew.
 #[must_use]
 pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
     let earlier = earlier.filter(|report| report.job == order.job);
@@ -43,16 +44,41 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
         .steps
         .iter()
         .map(|s| kept(&s.id).unwrap_or_else(|| StepReport::pending(s.id.clone())));
-    Report {
+    let mut report = Report {
         machine: order.machine,
         job: order.job,
         order_revision: revision,
+        retry: order.retry,
         outcome: Outcome::Running,
         steps: steps.collect(),
         disk: earlier.and_then(|r| r.disk.clone()),
         inventory: earlier.and_then(|r| r.inventory.clone()),
         agent: earlier.and_then(|r| r.agent),
         events: earlier.map(|r| r.events.clone()).unwrap_or_default(),
+    };
+    let Some(earlier) = earlier else { return report };
+    match earlier.outcome {
+        Outcome::Running => {}
+        Outcome::Failed { at, .. } if order.retry > earlier.retry => take_up(order, &mut report, at),
+        Outcome::Done { .. } | Outcome::Failed { .. } => report.outcome = earlier.outcome.clone(),
+    }
+    report
+}
+
+/// What had not ended well when the job ended begins anew, after a boot if an agent is to do it.
+fn take_up(order: &Order, report: &mut Report, ended: DateTime<Utc>) {
+    let open = |s: &&Step| {
+        report
+            .steps
+            .iter()
+            .any(|r| r.id == s.id && r.state != StepState::Done)
+    };
+    let open: Vec<Step> = order.steps.iter().filter(open).cloned().collect();
+    for state in report.steps.iter_mut().filter(|s| s.state != StepState::Done) {
+        *state = StepReport::pending(state.id.clone());
+    }
+    if let Some(step) = open.iter().find(|step| step.role == Role::Agent) {
+        boot_again(order, report, step, ended);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Switch the machine on or off, and see that it is.
+//! Switch the machine on or off, or have its system shut down, and see that it is.
 
 use std::time::Duration;
 
@@ -15,6 +15,32 @@ pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<
     let result = switch(&bmc, on).await;
     bmc.close().await;
     result.map_err(driver_boot::bmc_failure)
+}
+
+/// Asks the system to shut down; whether it does is its own affair, so the power is cut after the grace.
+pub(super) async fn shut_down(context: &Context, grace_s: u32, teller: &Teller) -> Result<(), Failure> {
+    let bmc = driver_boot::connect(context, teller)?;
+    let result = give_grace(&bmc, Duration::from_secs(grace_s.into()), teller).await;
+    bmc.close().await;
+    result.map_err(driver_boot::bmc_failure)
+}
+
+async fn give_grace(bmc: &IpmiBmc, grace: Duration, teller: &Teller) -> Result<(), BmcError> {
+    if bmc.power_state().await? == PowerState::Off {
+        return Ok(());
+    }
+    let limit = tokio::time::Instant::now() + grace;
+    if !grace.is_zero() {
+        bmc.power(PowerAction::Soft).await?;
+    }
+    while tokio::time::Instant::now() < limit {
+        if bmc.power_state().await? == PowerState::Off {
+            return Ok(());
+        }
+        teller.progress(None).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    switch(bmc, false).await
 }
 
 /// Asks, then reads the state back until it is as wanted; the step's time limit bounds the wait.

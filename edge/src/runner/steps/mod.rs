@@ -61,6 +61,7 @@ pub(super) async fn run(context: Arc<Context>, runner: Runner, work: Work) {
         Action::ImageEnsure { image } => image_ensure::run(&context, *image, &teller).await,
         Action::DriverBoot { device } => driver_boot::run(&context, *device, &teller).await,
         Action::DriverPower { on } => driver_power::run(&context, *on, &teller).await,
+        Action::DriverShutdown { grace_s } => driver_power::shut_down(&context, *grace_s, &teller).await,
         // What DHCP and HTTP answer follows from these steps being done; there is nothing else to do.
         Action::DhcpBind { .. } | Action::BootLiveos | Action::BootLocal => Ok(()),
         // Ends by the guest's word, which comes to the runner from outside, or by its time limit.

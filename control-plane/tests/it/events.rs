@@ -1,17 +1,13 @@
 //! The event stream, on SQLite and on PostgreSQL: numbers without gaps whatever the writers do, each thing of a report
 //! told once, pages, and the live tail over real HTTP.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-mod common;
-
 use std::{collections::HashMap, time::Duration};
 
-use chrono::{DateTime, Utc};
-use common::{
+use crate::common::{
     Postgres, on_each_database,
     server::{Server, server_as},
 };
+use chrono::{DateTime, Utc};
 use diesel::{Connection as _, RunQueryDsl as _, connection::SimpleConnection as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use reqwest::{Method, StatusCode};
@@ -181,6 +177,7 @@ fn report(steps: Vec<StepReport>, events: Vec<TimelineEvent>) -> Report {
         machine: MachineId(Uuid::from_u128(1)),
         job: JobId(Uuid::from_u128(2)),
         order_revision: 1,
+        retry: 0,
         outcome: Outcome::Running,
         steps,
         disk: None,
@@ -246,6 +243,7 @@ async fn what_is_new_in_a_report_is_told_once() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn filters_and_what_a_caller_may_see() {
     on_each_database(|store| async move {
         let append = store.transaction(|db| {

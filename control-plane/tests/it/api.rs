@@ -1,10 +1,6 @@
 //! The API over real HTTP, in process: who may, what is refused by which code, and what an edge gets.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-mod common;
-
-use common::server::server;
+use crate::common::server::server;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use slipway_protocol::{

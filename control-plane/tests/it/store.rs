@@ -1,13 +1,9 @@
 //! Every table function that decides something, on SQLite and on PostgreSQL.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-mod common;
-
 use std::collections::BTreeMap;
 
+use crate::common::on_each_database;
 use chrono::{TimeDelta, Utc};
-use common::on_each_database;
 use slipway_control_plane::{
     access::Visible,
     domain,
@@ -23,7 +19,7 @@ use slipway_control_plane::{
     },
     workflow::{
         release,
-        state::{InstanceState, JobState, MachineState},
+        state::{InstanceState, JobKind, JobState, MachineState},
     },
 };
 use slipway_protocol::{
@@ -192,6 +188,7 @@ async fn orders_only_go_up_and_reports_never_back() {
             machine: machine(1).id,
             job: job(3),
             order_revision: 42,
+            retry: 0,
             outcome,
             steps: vec![],
             disk: None,
@@ -249,6 +246,7 @@ fn instance() -> Instance {
         },
         created_at: Utc::now(),
         project: "default".into(),
+        locked: false,
     }
 }
 
@@ -267,6 +265,9 @@ async fn a_final_report_ends_the_job_once() {
                     instance: instance().id,
                     site: site(),
                     machine: None,
+                    kind: JobKind::Install,
+                    priority: 0,
+                    waiting: None,
                     state: JobState::Queued,
                     failure: None,
                     deadline: now + TimeDelta::hours(1),
@@ -295,6 +296,7 @@ async fn a_final_report_ends_the_job_once() {
             machine: machine(1).id,
             job: job(1),
             order_revision: 1,
+            retry: 0,
             outcome: Outcome::Failed {
                 at: now,
                 step: None,

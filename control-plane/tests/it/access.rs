@@ -1,12 +1,8 @@
 //! Who may do what: every route, by every lack; what tenants see of one another; sessions, keys, and the audit log.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-mod common;
-
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use common::{
+use crate::common::{
     Postgres,
     server::{PASSWORD, Server, server, server_as},
 };
@@ -143,6 +139,7 @@ async fn every_route_refuses_who_lacks_what_it_needs_on_postgresql() {
     tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
 }
 
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn walk(mut server: Server) {
     let before = server.audit().await.len();
     server.changes.store(0, Ordering::Relaxed);
@@ -370,6 +367,7 @@ async fn tenants_see_what_is_theirs_and_operators_their_sites() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn a_session_needs_both_halves_and_ends() {
     let mut server = server().await;
     let (cookie, csrf) = server.log_in("ann", PASSWORD).await.unwrap();
@@ -479,6 +477,7 @@ async fn guessing_is_slowed_down_and_written_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn keys_are_narrowed_and_end_and_the_last_administrator_stays() {
     let mut server = server().await;
     let past = json!({ "name": "old", "expires_at": "2020-01-01T00:00:00Z" });

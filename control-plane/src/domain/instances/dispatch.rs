@@ -1,0 +1,94 @@
+//! Requested instances given a machine and their order put in force.
+
+use slipway_protocol::{
+    ids::{InstanceId, SiteId},
+    seal::SealingKey,
+};
+
+use super::{orders::install_order, tell_started};
+use crate::{
+    app::App,
+    error::ApiError,
+    store::{
+        Database,
+        events::{self, NewEvent},
+        instances::{self, Instance},
+        jobs,
+        machines::{self, Machine},
+        orders, sites,
+    },
+    workflow::state::{InstanceEvent, InstanceState, MachineState, after},
+};
+
+/// Why an instance still waits, for people.
+pub type Waiting = String;
+
+/// Gives a requested instance its machine and puts the order in force, all in one short transaction.
+///
+/// # Errors
+/// When the store or a secret fails. That there is nothing to do yet is `Ok(Err(why))`.
+pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waiting>, ApiError> {
+    let now = (app.now)();
+    let prepared = app.store.transaction(move |db| find_machine(db, id)).await?;
+    let (instance, machine, sealing_key) = match prepared {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
+    let order = install_order(app, &instance, &machine, sealing_key, now)?;
+    order.check().map_err(|e| ApiError::Internal(e.into()))?;
+    let site = instance.site.clone();
+    let dispatched = app
+        .store
+        .transaction(move |db| {
+            let next =
+                after(InstanceState::Requested, InstanceEvent::Dispatched).unwrap_or(InstanceState::Failed);
+            let won = machines::take(db, machine.id, MachineState::Available, instance.job)?
+                && instances::advance(db, id, InstanceState::Requested, next)?
+                && jobs::start(db, instance.job, machine.id)?;
+            if !won {
+                // Another replica was quicker, or it was called off; the transaction leaves no trace.
+                return Err(ApiError::Changed);
+            }
+            instances::set_machine(db, id, machine.id)?;
+            let revision = orders::put(db, &instance.site, &order)?;
+            tell_started(db, instance.job, revision, now)?;
+            let event = NewEvent::new("instance.installing", now)
+                .instance(id)
+                .site(&instance.site);
+            let event = event.machine(machine.id).job(instance.job).text(&machine.name);
+            events::append(db, &event.entered(&next)?)?;
+            Ok(())
+        })
+        .await;
+    match dispatched {
+        Ok(()) => {
+            app.poke_site(site.as_str());
+            Ok(Ok(site))
+        }
+        Err(ApiError::Changed) => Ok(Err("it is being dispatched".to_owned())),
+        Err(error) => Err(error),
+    }
+}
+
+type Found = Result<(Instance, Machine, SealingKey), Waiting>;
+
+fn find_machine(db: &mut Database, id: InstanceId) -> Result<Found, ApiError> {
+    let Some(instance) = instances::by_id(db, id)? else {
+        return Ok(Err("it is gone".to_owned()));
+    };
+    let site = sites::get(db, instance.site.as_str())?;
+    let Some(sealing_key) = site.and_then(|site| site.sealing_key) else {
+        return Ok(Err(format!("no edge has joined site {}", instance.site)));
+    };
+    let machine = match instance.wish.machine {
+        Some(machine) => machines::get(db, &machine.to_string())?,
+        None => machines::any_available(db, &instance.site)?,
+    };
+    match machine {
+        None => Ok(Err(format!("site {} has no free machine", instance.site))),
+        Some(m) if m.state != MachineState::Available || m.live_job.is_some() => {
+            Ok(Err(format!("machine {} is not free", m.name)))
+        }
+        Some(machine) => Ok(Ok((instance, machine, sealing_key))),
+    }
+}

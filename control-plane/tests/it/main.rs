@@ -1,0 +1,9 @@
+//! The control plane's own tests over real sockets and both databases; one program, so that they share their parts.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod access;
+mod api;
+mod common;
+mod events;
+mod store;

@@ -1,0 +1,4 @@
+ALTER TABLE instances DROP COLUMN locked;
+ALTER TABLE jobs DROP COLUMN waiting;
+ALTER TABLE jobs DROP COLUMN priority;
+ALTER TABLE jobs DROP COLUMN kind;
