@@ -11,6 +11,7 @@ use crate::{
     chunks::Chunks,
     config::Config,
     domain::events::Feed,
+    notify::{egress::Private, post::Poster},
     pki::{self, Authority, PkiError},
     store::Store,
     vault::Vault,
@@ -40,6 +41,8 @@ pub struct App {
     pub reports: broadcast::Sender<String>,
     /// Wakes the readers of the event stream.
     pub feed: Feed,
+    /// Sends to webhooks.
+    pub poster: Poster,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -51,6 +54,11 @@ impl App {
     /// When a key file cannot be used.
     pub fn new(config: Config, store: Store, metrics: PrometheusHandle) -> Result<Arc<Self>, PkiError> {
         let dir: &Path = &config.data_dir;
+        let private = if config.webhook_private {
+            Private::Allowed
+        } else {
+            Private::Refused
+        };
         Ok(Arc::new(Self {
             vault: Vault::new(&pki::vault_key(dir)?),
             authority: Authority::open(dir)?,
@@ -62,6 +70,7 @@ impl App {
             sites: broadcast::channel(1024).0,
             reports: broadcast::channel(1024).0,
             feed: Feed::default(),
+            poster: Poster::new(private),
             metrics,
             config,
         }))

@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
-    api::{access, events, images, instances, jobs, machines, sites},
+    api::{access, events, images, instances, jobs, machines, sites, webhooks},
     app::App,
     auth, metrics,
 };
@@ -56,7 +56,11 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(events::list))
         .routes(routes!(events::machine_timeline))
         .routes(routes!(events::instance_timeline))
-        .routes(routes!(events::job_timeline));
+        .routes(routes!(events::job_timeline))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::deliveries));
     let (guarded, guarded_document) = guarded.with_state(Arc::clone(app)).split_for_parts();
     let (open, open_document) = open.with_state(Arc::clone(app)).split_for_parts();
     let mut document = Document::openapi();

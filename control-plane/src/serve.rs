@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     domain,
     gateway::{self, Gateway},
-    router, scheduler,
+    notify, router, scheduler,
     store::Store,
 };
 
@@ -39,6 +39,7 @@ pub async fn run(
     let gateway = tokio::spawn(Gateway::new(Arc::clone(&app), client).run(events, stop.clone()));
     let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
     let events_task = tokio::spawn(domain::events::run(Arc::clone(&app), stop.clone()));
+    let webhooks = tokio::spawn(notify::webhooks::run(Arc::clone(&app), stop.clone()));
     if let Some(token) = auth::prepare_setup(&app).await? {
         announce(&format!(
             "{}/setup?token={}",
@@ -53,6 +54,7 @@ pub async fn run(
         result = server => result?,
         ended = gateway => ended.context("the gateway failed")?,
         ended = events_task => ended.context("the event stream failed")?,
+        ended = webhooks => ended.context("the delivery of webhooks failed")?,
         ended = scheduler => ended.context("the scheduler failed")?,
     }
     anyhow::ensure!(stop.is_cancelled(), "a part of the control plane ended by itself");

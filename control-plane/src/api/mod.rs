@@ -7,6 +7,7 @@ pub mod instances;
 pub mod jobs;
 pub mod machines;
 pub mod sites;
+pub mod webhooks;
 
 use axum::{
     extract::{FromRequest, Request},

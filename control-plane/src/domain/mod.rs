@@ -6,3 +6,4 @@ pub mod jobs;
 pub mod machines;
 pub mod sites;
 pub mod timeline;
+pub mod webhooks;

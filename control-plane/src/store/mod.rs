@@ -10,6 +10,7 @@ pub mod idempotency;
 pub mod images;
 pub mod instances;
 pub mod jobs;
+pub mod leases;
 pub mod machines;
 pub mod orders;
 pub mod reports;
@@ -17,6 +18,7 @@ mod schema;
 pub mod settings;
 pub mod sites;
 pub mod states;
+pub mod webhooks;
 
 pub use connection::Database;
 

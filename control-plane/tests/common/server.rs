@@ -91,5 +91,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
+        // It ends by itself; a test that minds how takes the task.
+        drop(self.task.take());
     }
 }
