@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
-    api::{access, events, images, instances, jobs, machines, sites, webhooks},
+    api::{access, alerts, events, images, instances, jobs, machines, sites, webhooks},
     app::App,
     auth, metrics,
 };
@@ -60,7 +60,10 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::test))
-        .routes(routes!(webhooks::deliveries));
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(alerts::create, alerts::list_rules))
+        .routes(routes!(alerts::get, alerts::update, alerts::delete))
+        .routes(routes!(alerts::list));
     let (guarded, guarded_document) = guarded.with_state(Arc::clone(app)).split_for_parts();
     let (open, open_document) = open.with_state(Arc::clone(app)).split_for_parts();
     let mut document = Document::openapi();

@@ -36,6 +36,7 @@ use slipway_control_plane::{
     },
 };
 use slipway_protocol::ids::SiteId;
+use tokio::sync::Notify;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -210,10 +211,12 @@ struct Got {
 struct Receiver {
     got: Arc<Mutex<Vec<Got>>>,
     answers: Arc<Mutex<VecDeque<Response>>>,
+    came: Arc<Notify>,
 }
 
 async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> Response {
     receiver.got.lock().unwrap().push(Got { headers, body });
+    receiver.came.notify_one();
     let told = receiver.answers.lock().unwrap().pop_front();
     told.unwrap_or_else(|| Status::NO_CONTENT.into_response())
 }
@@ -235,7 +238,7 @@ impl Receiver {
                 if got.len() >= count {
                     return got;
                 }
-                tokio::task::yield_now().await;
+                self.came.notified().await;
             }
         };
         tokio::time::timeout(LIMIT, wait).await.unwrap()
@@ -285,11 +288,8 @@ async fn events_reach_a_receiver_signed_and_in_order() {
     let server = Server::start(given).await;
     let receiver = Receiver::default();
     let elsewhere = [("location", "http://127.0.0.1:1/")];
-    let told = [
-        Status::SERVICE_UNAVAILABLE.into_response(),
-        (Status::FOUND, elsewhere).into_response(),
-    ];
-    receiver.answers.lock().unwrap().extend(told);
+    let told = (Status::FOUND, elsewhere).into_response();
+    receiver.answers.lock().unwrap().push_back(told);
     let url = receiver.start().await;
     let new = json!({ "url": url, "kinds": ["site.created"] });
     let (status, made) = server.call(Method::POST, "/api/v1/webhooks", Some(&new)).await;
@@ -297,7 +297,7 @@ async fn events_reach_a_receiver_signed_and_in_order() {
     let secret = made["secret"].as_str().unwrap();
     server.make_site("a").await;
     server.make_site("b").await;
-    let got = receiver.got(4).await;
+    let got = receiver.got(3).await;
     let seen: Vec<Value> = got
         .iter()
         .map(|g| serde_json::from_slice(&g.body).unwrap())
@@ -305,15 +305,12 @@ async fn events_reach_a_receiver_signed_and_in_order() {
     let sites: Vec<&str> = seen.iter().map(|event| event["site"].as_str().unwrap()).collect();
     assert_eq!(
         sites,
-        ["a", "a", "a", "b"],
+        ["a", "a", "b"],
         "tried again, in order, and no redirect followed"
     );
     let ids: Vec<&str> = got.iter().map(|g| header(g, "slipway-delivery")).collect();
-    assert!(
-        ids[0] == ids[1] && ids[1] == ids[2] && ids[2] != ids[3],
-        "{ids:?}"
-    );
-    let last = &got[3];
+    assert!(ids[0] == ids[1] && ids[1] != ids[2], "{ids:?}");
+    let last = &got[2];
     assert_eq!(header(last, "slipway-event"), "site.created");
     let signature = header(last, "slipway-signature");
     assert_eq!(python_says(secret, signature, &last.body), "True");
@@ -339,7 +336,7 @@ async fn shown_and_changed(server: &Server, path: &str, receiver: &Receiver) {
     let first = tokio::time::timeout(LIMIT, wait).await.unwrap();
     assert_eq!(
         (first["attempts"].as_i64(), first["status"].as_i64()),
-        (Some(3), Some(204)),
+        (Some(2), Some(204)),
         "{first}"
     );
     assert!(server.get(path).await.get("secret").is_none(), "shown once");
@@ -348,7 +345,7 @@ async fn shown_and_changed(server: &Server, path: &str, receiver: &Receiver) {
         (tested["delivered"].as_bool(), tested["status"].as_i64()),
         (Some(true), Some(204))
     );
-    assert_eq!(header(&receiver.got(5).await[4], "slipway-event"), "webhook.test");
+    assert_eq!(header(&receiver.got(4).await[3], "slipway-event"), "webhook.test");
     let change = json!({ "active": false, "kinds": null });
     let (status, changed) = server.call(Method::PATCH, path, Some(&change)).await;
     assert_eq!(
@@ -362,7 +359,7 @@ async fn shown_and_changed(server: &Server, path: &str, receiver: &Receiver) {
         StatusCode::OK
     );
     server.make_site("d").await;
-    let missed: Value = serde_json::from_slice(&receiver.got(6).await[5].body).unwrap();
+    let missed: Value = serde_json::from_slice(&receiver.got(5).await[4].body).unwrap();
     assert_eq!(missed["site"], "d", "what happened while it was off is not sent");
     assert_eq!(
         server.call(Method::DELETE, path, None).await.0,

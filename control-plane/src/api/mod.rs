@@ -1,6 +1,7 @@
 //! HTTP handlers, one file a noun: parse, call the domain, view. No SQL and no MQTT here.
 
 pub mod access;
+pub mod alerts;
 pub mod events;
 pub mod images;
 pub mod instances;

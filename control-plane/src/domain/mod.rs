@@ -1,5 +1,6 @@
 //! Use-cases: each owns its transaction, writes events, and wakes whoever must act on it afterwards.
 
+pub mod alerts;
 pub mod events;
 pub mod instances;
 pub mod jobs;

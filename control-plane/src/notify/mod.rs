@@ -1,7 +1,9 @@
 //! Telling others: webhooks and mail. What is to be told stands in the store; this sends it, at least once, and notes how
 //! it went. It never decides what is told, and no transaction is open while it sends.
 
+pub mod alerts;
 pub mod egress;
+pub mod mail;
 pub mod post;
 pub mod signature;
 pub mod webhooks;

@@ -2,6 +2,7 @@
 //! on a [`Database`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
 //! argument. Nothing slow may happen inside a transaction.
 
+pub mod alerts;
 mod connection;
 pub mod credentials;
 pub mod discovered;
@@ -12,6 +13,7 @@ pub mod instances;
 pub mod jobs;
 pub mod leases;
 pub mod machines;
+pub mod mails;
 pub mod orders;
 pub mod reports;
 mod schema;
