@@ -12,6 +12,7 @@ use crate::{
     chunks::Chunks,
     config::Config,
     domain::events::Feed,
+    notify::{egress::Private, post::Poster},
     pki::{self, Authority, PkiError},
     store::Store,
     vault::Vault,
@@ -45,6 +46,8 @@ pub struct App {
     pub strangers: Throttle,
     /// Wakes the readers of the event stream.
     pub feed: Feed,
+    /// Sends to webhooks.
+    pub poster: Poster,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -60,6 +63,11 @@ impl App {
     /// When a key file cannot be used.
     pub fn new(config: Config, store: Store, metrics: PrometheusHandle) -> Result<Arc<Self>, PkiError> {
         let dir: &Path = &config.data_dir;
+        let private = if config.webhook_private {
+            Private::Allowed
+        } else {
+            Private::Refused
+        };
         Ok(Arc::new(Self {
             vault: Vault::new(&pki::vault_key(dir)?),
             authority: Authority::open(dir)?,
@@ -73,6 +81,7 @@ impl App {
             logins: Throttle::new(10, 0.1),
             strangers: Throttle::new(600, 10.0),
             feed: Feed::default(),
+            poster: Poster::new(private),
             metrics,
             config,
         }))

@@ -65,6 +65,15 @@ pub struct Given {
     /// HOST:PORT of an external broker, used with this control plane's own certificates, instead of the embedded one
     #[arg(long, env = "SLIPWAY_BROKER")]
     pub broker: Option<String>,
+    /// Lets webhooks reach loopback, link-local and private addresses, and with them whatever trusts this host
+    #[arg(long, env = "SLIPWAY_WEBHOOK_PRIVATE")]
+    pub webhook_private: Option<bool>,
+    /// Mail server for alerts: smtp://HOST:PORT, smtps://USER:PASSWORD@HOST, or smtp://..?tls=required
+    #[arg(long, env = "SLIPWAY_SMTP", hide_env_values = true)]
+    pub smtp: Option<String>,
+    /// Sender of alerts [default: slipway@localhost]
+    #[arg(long, env = "SLIPWAY_SMTP_FROM")]
+    pub smtp_from: Option<String>,
 }
 
 /// A host name or address, and a port.
@@ -93,6 +102,12 @@ pub struct Config {
     pub public_url: String,
     /// An external broker.
     pub broker: Option<HostPort>,
+    /// Whether webhooks may reach private addresses.
+    pub webhook_private: bool,
+    /// URL of the mail server, with its password.
+    pub smtp: Option<String>,
+    /// Sender of alerts.
+    pub smtp_from: String,
 }
 
 impl Given {
@@ -131,6 +146,12 @@ impl Given {
             broker: broker
                 .map(|text| host_port("SLIPWAY_BROKER", &text))
                 .transpose()?,
+            webhook_private: self.webhook_private.or(file.webhook_private).unwrap_or(false),
+            smtp: self.smtp.or(file.smtp),
+            smtp_from: self
+                .smtp_from
+                .or(file.smtp_from)
+                .unwrap_or_else(|| "slipway@localhost".to_owned()),
         })
     }
 

@@ -13,6 +13,7 @@ pub mod domain;
 pub mod error;
 pub mod gateway;
 pub mod metrics;
+pub mod notify;
 pub mod pki;
 pub mod router;
 pub mod scheduler;

@@ -15,7 +15,10 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
     access::authenticate,
-    api::{access, account, audit, events, images, instances, jobs, machines, projects, sites, users},
+    api::{
+        access, account, alerts, audit, events, images, instances, jobs, machines, projects, sites, users,
+        webhooks,
+    },
     app::App,
     metrics,
 };
@@ -91,6 +94,13 @@ fn guarded_routes() -> Routes {
         .routes(routes!(events::machine_timeline))
         .routes(routes!(events::instance_timeline))
         .routes(routes!(events::job_timeline))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(alerts::create, alerts::list_rules))
+        .routes(routes!(alerts::get, alerts::update, alerts::delete))
+        .routes(routes!(alerts::list))
 }
 
 /// All routes, and the OpenAPI document made from them.

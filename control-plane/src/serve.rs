@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     domain,
     gateway::{self, Gateway},
+    notify::{self, mail::Mailer},
     router, scheduler,
     store::Store,
 };
@@ -30,6 +31,10 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
+    let mailer = config.smtp.as_deref();
+    let mailer = mailer
+        .map(|url| Mailer::new(url, &config.smtp_from))
+        .transpose()?;
     let listener = TcpListener::bind(config.http)
         .await
         .with_context(|| format!("cannot listen on {}", config.http))?;
@@ -39,6 +44,9 @@ pub async fn run(
     let gateway = tokio::spawn(Gateway::new(Arc::clone(&app), client).run(events, stop.clone()));
     let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
     let events_task = tokio::spawn(domain::events::run(Arc::clone(&app), stop.clone()));
+    let webhooks = tokio::spawn(notify::webhooks::run(Arc::clone(&app), stop.clone()));
+    let alerts = tokio::spawn(notify::alerts::run(Arc::clone(&app), stop.clone()));
+    let mails = tokio::spawn(send_mails(Arc::clone(&app), mailer, stop.clone()));
     if let Some(token) = auth::prepare_setup(&app).await? {
         announce(&format!(
             "{}/setup?token={}",
@@ -57,8 +65,19 @@ pub async fn run(
         result = server => result?,
         ended = gateway => ended.context("the gateway failed")?,
         ended = events_task => ended.context("the event stream failed")?,
+        ended = webhooks => ended.context("the delivery of webhooks failed")?,
+        ended = alerts => ended.context("the look at alert rules failed")?,
+        ended = mails => ended.context("the sending of mails failed")?,
         ended = scheduler => ended.context("the scheduler failed")?,
     }
     anyhow::ensure!(stop.is_cancelled(), "a part of the control plane ended by itself");
     Ok(())
+}
+
+/// Sends mails until `stop`, if there is a server for them.
+async fn send_mails(app: Arc<App>, mailer: Option<Mailer>, stop: CancellationToken) {
+    match mailer {
+        Some(mailer) => notify::mail::run(app, mailer, stop).await,
+        None => stop.cancelled().await,
+    }
 }

@@ -87,6 +87,7 @@ pub fn peer(info: Option<&ConnectInfo<SocketAddr>>) -> Option<IpAddr> {
 fn may_use(caller: &Caller, method: &Method, route: &str) -> Result<(), ApiError> {
     match routes::needs(method, route) {
         Some(Needs::Nothing | Needs::Login) => Ok(()),
+        Some(Needs::Global(permission)) => caller.require(permission, Target::GLOBAL),
         Some(Needs::Permission(permission)) if caller.may_somewhere(permission) => Ok(()),
         Some(Needs::Permission(permission)) => Err(forbidden(&caller.actor.name, permission, Target::GLOBAL)),
         None => Err(ApiError::Forbidden(format!("nobody may {method} {route}"))),

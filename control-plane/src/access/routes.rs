@@ -13,11 +13,13 @@ pub enum Needs {
     Nothing,
     /// To be somebody: it is about the caller alone, or about what anybody may know of this API.
     Login,
-    /// A permission, somewhere.
+    /// A permission, somewhere: the handler asks for its own object.
     Permission(P),
+    /// A permission held everywhere: the object belongs to no site and no project.
+    Global(P),
 }
 
-use Needs::{Login, Nothing, Permission};
+use Needs::{Global, Login, Nothing, Permission};
 
 /// Method, path as in the API's document, need.
 pub const ROUTES: &[(&str, &str, Needs)] = &[
@@ -26,7 +28,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/login", Nothing),
     ("POST", "/api/v1/join", Nothing),
     ("GET", "/api/v1/chunks/{digest}", Nothing),
-    ("GET", "/metrics", Permission(P::MetricsRead)),
+    ("GET", "/metrics", Global(P::MetricsRead)),
     ("GET", "/api/openapi.json", Login),
     ("GET", "/docs", Login),
     ("GET", "/docs/", Login),
@@ -40,24 +42,24 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/me/ssh-keys", Login),
     ("POST", "/api/v1/me/ssh-keys", Login),
     ("DELETE", "/api/v1/me/ssh-keys/{key}", Login),
-    ("GET", "/api/v1/users", Permission(P::UsersRead)),
-    ("POST", "/api/v1/users", Permission(P::UsersWrite)),
-    ("GET", "/api/v1/users/{user}", Permission(P::UsersRead)),
-    ("PATCH", "/api/v1/users/{user}", Permission(P::UsersWrite)),
-    ("DELETE", "/api/v1/users/{user}", Permission(P::UsersWrite)),
-    ("POST", "/api/v1/users/{user}/grants", Permission(P::UsersWrite)),
+    ("GET", "/api/v1/users", Global(P::UsersRead)),
+    ("POST", "/api/v1/users", Global(P::UsersWrite)),
+    ("GET", "/api/v1/users/{user}", Global(P::UsersRead)),
+    ("PATCH", "/api/v1/users/{user}", Global(P::UsersWrite)),
+    ("DELETE", "/api/v1/users/{user}", Global(P::UsersWrite)),
+    ("POST", "/api/v1/users/{user}/grants", Global(P::UsersWrite)),
     (
         "DELETE",
         "/api/v1/users/{user}/grants/{grant}",
-        Permission(P::UsersWrite),
+        Global(P::UsersWrite),
     ),
     ("GET", "/api/v1/permissions", Login),
-    ("GET", "/api/v1/roles", Permission(P::RolesRead)),
-    ("GET", "/api/v1/roles/{role}", Permission(P::RolesRead)),
-    ("PUT", "/api/v1/roles/{role}", Permission(P::RolesWrite)),
-    ("DELETE", "/api/v1/roles/{role}", Permission(P::RolesWrite)),
+    ("GET", "/api/v1/roles", Global(P::RolesRead)),
+    ("GET", "/api/v1/roles/{role}", Global(P::RolesRead)),
+    ("PUT", "/api/v1/roles/{role}", Global(P::RolesWrite)),
+    ("DELETE", "/api/v1/roles/{role}", Global(P::RolesWrite)),
     ("GET", "/api/v1/projects", Permission(P::ProjectsRead)),
-    ("POST", "/api/v1/projects", Permission(P::ProjectsWrite)),
+    ("POST", "/api/v1/projects", Global(P::ProjectsWrite)),
     ("GET", "/api/v1/projects/{project}", Permission(P::ProjectsRead)),
     (
         "PATCH",
@@ -84,7 +86,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         "/api/v1/projects/{project}/quotas/{machine_type}",
         Permission(P::QuotasWrite),
     ),
-    ("GET", "/api/v1/audit", Permission(P::AuditRead)),
+    ("GET", "/api/v1/audit", Global(P::AuditRead)),
     ("GET", "/api/v1/sites", Permission(P::SitesRead)),
     ("POST", "/api/v1/sites", Permission(P::SitesWrite)),
     ("GET", "/api/v1/sites/{site}", Permission(P::SitesRead)),
@@ -127,10 +129,31 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::EventsRead),
     ),
     ("GET", "/api/v1/jobs/{job}/timeline", Permission(P::EventsRead)),
+    ("GET", "/api/v1/webhooks", Global(P::WebhooksRead)),
+    ("POST", "/api/v1/webhooks", Global(P::WebhooksWrite)),
+    ("GET", "/api/v1/webhooks/{webhook}", Global(P::WebhooksRead)),
+    ("PATCH", "/api/v1/webhooks/{webhook}", Global(P::WebhooksWrite)),
+    ("DELETE", "/api/v1/webhooks/{webhook}", Global(P::WebhooksWrite)),
+    (
+        "POST",
+        "/api/v1/webhooks/{webhook}/test",
+        Global(P::WebhooksWrite),
+    ),
+    (
+        "GET",
+        "/api/v1/webhooks/{webhook}/deliveries",
+        Global(P::WebhooksRead),
+    ),
+    ("GET", "/api/v1/alert-rules", Global(P::AlertsRead)),
+    ("POST", "/api/v1/alert-rules", Global(P::AlertsWrite)),
+    ("GET", "/api/v1/alert-rules/{rule}", Global(P::AlertsRead)),
+    ("PATCH", "/api/v1/alert-rules/{rule}", Global(P::AlertsWrite)),
+    ("DELETE", "/api/v1/alert-rules/{rule}", Global(P::AlertsWrite)),
+    ("GET", "/api/v1/alerts", Global(P::AlertsRead)),
     ("GET", "/api/v1/images", Permission(P::ImagesRead)),
-    ("POST", "/api/v1/images", Permission(P::ImagesWrite)),
+    ("POST", "/api/v1/images", Global(P::ImagesWrite)),
     ("GET", "/api/v1/images/{image}", Permission(P::ImagesRead)),
-    ("DELETE", "/api/v1/images/{image}", Permission(P::ImagesWrite)),
+    ("DELETE", "/api/v1/images/{image}", Global(P::ImagesWrite)),
     ("GET", "/api/v1/instances", Permission(P::InstancesRead)),
     ("POST", "/api/v1/instances", Permission(P::InstancesWrite)),
     (

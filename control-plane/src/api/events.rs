@@ -78,7 +78,7 @@ impl EventFilter {
 }
 
 /// The cursor of a list of events is the last one's number.
-fn cursor(page: &Page) -> Result<Option<u64>, ApiError> {
+pub(super) fn cursor(page: &Page) -> Result<Option<u64>, ApiError> {
     let bad = |_| ApiError::Bad("cursor", "cursor is not the `next` of a page before".to_owned());
     let text = page.cursor.as_deref().filter(|text| !text.is_empty());
     text.map(str::parse).transpose().map_err(bad)

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod account;
+pub mod alerts;
 pub mod audit;
 pub mod events;
 pub mod images;
@@ -11,6 +12,7 @@ pub mod machines;
 pub mod projects;
 pub mod sites;
 pub mod users;
+pub mod webhooks;
 
 use axum::{
     extract::{FromRequest, Request},

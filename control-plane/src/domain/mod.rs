@@ -1,6 +1,7 @@
 //! Use-cases: each owns its transaction, writes events, and wakes whoever must act on it afterwards.
 
 pub mod accounts;
+pub mod alerts;
 pub mod events;
 pub mod instances;
 pub mod jobs;
@@ -9,3 +10,4 @@ pub mod projects;
 pub mod sites;
 pub mod timeline;
 pub mod users;
+pub mod webhooks;

@@ -108,6 +108,20 @@ impl NewEvent {
         self
     }
 
+    /// Of an object by its word (`machine`, `instance`, `job`, `site`) and id; another word is nothing.
+    #[must_use]
+    pub fn about(mut self, object: &str, id: &str) -> Self {
+        let place = match object {
+            "machine" => &mut self.machine,
+            "instance" => &mut self.instance,
+            "job" => &mut self.job,
+            "site" => &mut self.site,
+            _ => return self,
+        };
+        *place = Some(id.to_owned());
+        self
+    }
+
     /// Of a project.
     #[must_use]
     pub fn project(mut self, project: &str) -> Self {
@@ -368,4 +382,26 @@ pub fn list(connection: &mut Database, filter: &Filter, order: Order, limit: i64
         query = query.filter(theirs.or(there));
     }
     query.load::<Row>(connection)?.into_iter().map(event).collect()
+}
+
+/// The last event of a kind, or of one below it, of each machine.
+///
+/// # Errors
+/// When the database fails.
+pub fn last_of_machines(connection: &mut Database, kind: &str) -> StoreResult<Vec<Event>> {
+    use events::dsl;
+    let last: Vec<Option<i64>> = dsl::events
+        .filter(dsl::kind.ge(format!("{kind}.")))
+        .filter(dsl::kind.lt(format!("{kind}/")))
+        .filter(dsl::machine.is_not_null())
+        .group_by(dsl::machine)
+        .select(diesel::dsl::max(dsl::seq))
+        .load(connection)?;
+    let mut found = Vec::new();
+    // A machine's last one may not be numbered yet: then the one before it still counts, for a moment.
+    for seq in last.into_iter().flatten() {
+        let row = dsl::events.filter(dsl::seq.eq(seq)).first::<Row>(connection)?;
+        found.push(event(row)?);
+    }
+    Ok(found)
 }

@@ -2,6 +2,7 @@
 //! on a [`Database`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
 //! argument. Nothing slow may happen inside a transaction.
 
+pub mod alerts;
 pub mod audit;
 mod connection;
 pub mod credentials;
@@ -11,8 +12,10 @@ pub mod idempotency;
 pub mod images;
 pub mod instances;
 pub mod jobs;
+pub mod leases;
 pub mod logins;
 pub mod machines;
+pub mod mails;
 pub mod orders;
 pub mod projects;
 pub mod reports;
@@ -21,6 +24,7 @@ pub mod settings;
 pub mod sites;
 pub mod states;
 pub mod users;
+pub mod webhooks;
 
 pub use connection::Database;
 

@@ -148,4 +148,69 @@ diesel::table! {
 }
 diesel::table! { event_counter (id) { id -> BigInt, last -> BigInt, } }
 diesel::table! { states (object, id) { object -> Text, id -> Text, state -> Text, since -> BigInt, } }
+diesel::table! {
+    webhooks (id) {
+        id -> Text,
+        url -> Text,
+        kinds -> Nullable<Text>,
+        sites -> Nullable<Text>,
+        secret -> Text,
+        active -> Bool,
+        position -> BigInt,
+        lease_holder -> Nullable<Text>,
+        lease_until -> BigInt,
+        created_at -> BigInt,
+    }
+}
+diesel::table! {
+    deliveries (id) {
+        id -> Text,
+        webhook -> Text,
+        seq -> BigInt,
+        kind -> Text,
+        state -> Text,
+        attempts -> Integer,
+        created_at -> BigInt,
+        next_at -> BigInt,
+        finished_at -> Nullable<BigInt>,
+        status -> Nullable<Integer>,
+        error -> Nullable<Text>,
+    }
+}
+diesel::table! {
+    alert_rules (id) {
+        id -> Text,
+        name -> Text,
+        condition -> Text,
+        webhooks -> Text,
+        emails -> Text,
+        active -> Bool,
+        created_at -> BigInt,
+    }
+}
+diesel::table! {
+    alerts (id) {
+        id -> Text,
+        rule -> Text,
+        object -> Text,
+        site -> Nullable<Text>,
+        text -> Text,
+        opened_at -> BigInt,
+        resolved_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    mails (id) {
+        id -> Text,
+        recipient -> Text,
+        subject -> Text,
+        body -> Text,
+        state -> Text,
+        attempts -> Integer,
+        created_at -> BigInt,
+        next_at -> BigInt,
+        error -> Nullable<Text>,
+    }
+}
+diesel::table! { leases (name) { name -> Text, holder -> Text, until -> BigInt, } }
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);

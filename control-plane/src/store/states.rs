@@ -4,7 +4,11 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 
-use super::{Database, StoreResult, micros, schema::states, time};
+use super::{
+    Database, StoreResult, micros,
+    schema::{instances, jobs, machines, states},
+    time,
+};
 
 /// Notes that an object (`machine`, `instance`, `job`, `site`) entered a state.
 ///
@@ -59,4 +63,33 @@ pub fn older_than(
         .select((dsl::id, dsl::since))
         .load(connection)?;
     Ok(rows.into_iter().map(|(id, since)| (id, time(since))).collect())
+}
+
+/// The state an object is in by its own row, with its name (a job's is its id) and its site.
+///
+/// # Errors
+/// When the database fails.
+pub fn live(
+    connection: &mut Database,
+    object: &str,
+    id: &str,
+) -> StoreResult<Option<(String, String, String)>> {
+    Ok(match object {
+        "machine" => machines::table
+            .find(id)
+            .select((machines::state, machines::name, machines::site))
+            .first(connection)
+            .optional()?,
+        "instance" => instances::table
+            .find(id)
+            .select((instances::state, instances::name, instances::site))
+            .first(connection)
+            .optional()?,
+        "job" => jobs::table
+            .find(id)
+            .select((jobs::state, jobs::id, jobs::site))
+            .first(connection)
+            .optional()?,
+        _ => None,
+    })
 }

@@ -167,6 +167,7 @@ async fn walk(mut server: Server) {
         )
         .await;
     let somebody = server.user("somebody", &[("only", "global")]).await;
+    let local = server.user("local", &[("admin", "project:default")]).await;
     for (method, path) in &documented {
         let needs =
             routes::needs(method, path).unwrap_or_else(|| panic!("{method} {path} is not in the table"));
@@ -179,9 +180,15 @@ async fn walk(mut server: Server) {
                 assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
             }
         }
+        let (status, _) = server.as_key(&local, method.clone(), &call, json!({})).await;
+        assert_eq!(
+            status == StatusCode::FORBIDDEN,
+            matches!(needs, Needs::Global(_)),
+            "an administrator of one project: {method} {path}"
+        );
         let (status, _) = server.as_key(&nobody, method.clone(), &call, json!({})).await;
         match needs {
-            Needs::Permission(permission) => {
+            Needs::Permission(permission) | Needs::Global(permission) => {
                 assert_eq!(status, StatusCode::FORBIDDEN, "{method} {path}");
                 only(&mut server, (method, &call), (&somebody, permission)).await;
             }

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod access;
+mod alerts;
 mod api;
 mod common;
 mod events;
 mod store;
+mod webhooks;

@@ -92,6 +92,8 @@ pub(crate) async fn server_as(given: Given) -> Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
+        // It ends by itself; a test that minds how takes the task.
+        drop(self.task.take());
     }
 }
 

@@ -1,0 +1,4 @@
+DROP TABLE leases;
+DROP TABLE mails;
+DROP TABLE alerts;
+DROP TABLE alert_rules;
