@@ -31,7 +31,7 @@ struct Cli {
     /// Seconds all installs may take
     #[arg(long, default_value_t = 1800)]
     limit: u64,
-    /// Leave data and logs behind
+    /// Leave data and logs behind, as a run with broken promises does
     #[arg(long)]
     keep: bool,
 }
@@ -78,12 +78,12 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
         limit: Duration::from_secs(cli.limit),
     };
     let ran = fleet::run(&fleet, plan).await;
-    if cli.keep {
+    let good = ran.as_ref().is_ok_and(|summary| summary.faults.is_empty());
+    if cli.keep || !good {
         println!("data and logs are in {}", fleet.keep().display());
     }
-    let summary = ran?;
-    println!("{summary}");
-    Ok(if summary.faults.is_empty() {
+    println!("{}", ran?);
+    Ok(if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -38,9 +38,23 @@ pub fn faults(asked: usize, jobs: &[Value]) -> Vec<String> {
         ));
     }
     let live = jobs.iter().filter(|job| !has_ended(job));
-    faults.extend(live.map(|job| format!("job {} did not end: {}", job["id"], job["state"])));
+    faults.extend(live.map(stuck));
     faults.extend(overlaps(jobs));
     faults
+}
+
+/// Where a job stands that did not end.
+fn stuck(job: &Value) -> String {
+    let steps = job["steps"].as_array().into_iter().flatten();
+    let open: Vec<String> = steps
+        .filter(|step| step["state"] == "running")
+        .map(|step| format!("{} attempt {}", step["id"], step["attempt"]))
+        .collect();
+    let (id, site, state) = (&job["id"], &job["site"], &job["state"]);
+    format!(
+        "job {id} at {site} did not end: {state}, report {}, steps {open:?}",
+        job["revision"]
+    )
 }
 
 /// Machines that, at one moment in the jobs' lists, have more than one job that runs.
