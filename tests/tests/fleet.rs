@@ -75,13 +75,13 @@ async fn long_fleet_on_postgres() {
 async fn long_fleet_outlives_kills() {
     let chaos = Chaos {
         seed: 1,
-        control_plane: 3,
-        edges: 20,
+        control_plane: 2,
+        edges: 6,
     };
     let plan = Plan {
         chaos: Some(chaos),
         ..THOUSAND
     };
     let summary = run(large(Database::Sqlite), plan).await;
-    assert_eq!(summary.kills, (3, 20), "all kills came while jobs were running");
+    assert_eq!(summary.kills, (2, 6), "all kills came while jobs were running");
 }

@@ -69,8 +69,8 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
     );
     let chaos = cli.chaos.map(|seed| Chaos {
         seed,
-        control_plane: 3,
-        edges: (cli.sites / 5).max(2),
+        control_plane: 2,
+        edges: (cli.sites / 15).clamp(1, 10),
     });
     let plan = Plan {
         installs: cli.installs,

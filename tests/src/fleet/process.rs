@@ -123,6 +123,16 @@ impl Process {
         self.former = used;
     }
 
+    /// How it ended, if it did so by itself.
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        Some(format!(
+            "{} ended by itself ({status}): {}",
+            self.log.display(),
+            self.log_tail()
+        ))
+    }
+
     /// How often it was killed.
     #[must_use]
     pub fn kills(&self) -> u32 {

@@ -102,6 +102,7 @@ pub async fn run(fleet: &Fleet, plan: Plan) -> anyhow::Result<Summary> {
     let jobs = all_jobs(&fleet.api).await?;
     let mut faults = moments.faults;
     faults.extend(judge::faults(plan.installs, &jobs));
+    faults.extend(fleet.ended());
     let (mut control_plane, mut edges) = (fleet.control_plane.process().usage(), fleet.edge_usage());
     control_plane.cpu_s -= before.0;
     edges.cpu_s -= before.1;

@@ -250,6 +250,13 @@ impl Fleet {
         all
     }
 
+    /// The processes that ended by themselves, which none should.
+    #[must_use]
+    pub fn ended(&self) -> Vec<String> {
+        let parts = self.edges.iter().chain([&self.control_plane]);
+        parts.filter_map(|part| part.process().ended()).collect()
+    }
+
     /// Leaves data and logs where they are; gives back where.
     pub fn keep(&mut self) -> PathBuf {
         self.folder.disable_cleanup(true);
