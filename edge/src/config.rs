@@ -78,6 +78,9 @@ pub struct Given {
     /// Interface to serve and this box's address on it, NAME=ADDRESS; may be repeated
     #[arg(long = "interface", env = "SLIPWAY_INTERFACES", value_delimiter = ',')]
     pub interfaces: Vec<Interface>,
+    /// Whether to serve DHCP; `false` where another server hands out addresses and names this box [default: true]
+    #[arg(long, env = "SLIPWAY_EDGE_DHCP", action = clap::ArgAction::Set)]
+    pub dhcp: Option<bool>,
     /// Port of the HTTP boot server [default: 8081]
     #[arg(long, env = "SLIPWAY_EDGE_HTTP_PORT")]
     pub http_port: Option<u16>,
@@ -102,6 +105,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Interfaces to serve.
     pub interfaces: Vec<Interface>,
+    /// Whether DHCP (and router advertisements) are served on them.
+    pub dhcp: bool,
     /// Port of the HTTP boot server.
     pub http_port: u16,
     /// Port of the agents' MQTT broker.
@@ -135,6 +140,7 @@ impl Given {
         Ok(Config {
             data_dir: pick(self.data_dir, file.data_dir, "/var/lib/slipway"),
             interfaces,
+            dhcp: self.dhcp.or(file.dhcp).unwrap_or(true),
             http_port: self.http_port.or(file.http_port).unwrap_or(8081),
             mqtt_port: self.mqtt_port.or(file.mqtt_port).unwrap_or(8883),
             mqtt_debug: self
@@ -195,6 +201,7 @@ mod tests {
             (config.http_port, config.mqtt_port, config.interfaces.len()),
             (9, 7, 1)
         );
+        assert!(config.dhcp, "served unless it is said not to");
         std::fs::write(&path, "interface = 1\n").unwrap();
         assert!(matches!(given.resolve(), Err(ConfigError::Parse { .. })));
         assert!(matches!("br0".parse::<Interface>(), Err(e) if e.contains("NAME=ADDRESS")));

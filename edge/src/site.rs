@@ -70,9 +70,11 @@ impl Sockets {
         for interface in &config.interfaces {
             let address = IpAddr::V4(interface.address);
             let shown = &interface.name;
-            let socket =
-                dhcp::bind(shown, 67).with_context(|| format!("cannot serve DHCP on {shown} (port 67)"))?;
-            sockets.dhcp.push((interface.clone(), socket));
+            if config.dhcp {
+                let socket = dhcp::bind(shown, 67)
+                    .with_context(|| format!("cannot serve DHCP on {shown} (port 67)"))?;
+                sockets.dhcp.push((interface.clone(), socket));
+            }
             let socket = UdpSocket::bind((address, 69)).await;
             sockets.tftp.push((
                 address,

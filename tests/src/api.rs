@@ -107,6 +107,36 @@ impl Api {
         self.call(Method::POST, path, Some(body)).await
     }
 
+    /// `POST` under an idempotency key, which makes it safe to repeat.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn post_once(&self, path: &str, body: &Value, key: &str) -> anyhow::Result<Value> {
+        let request = self
+            .http
+            .post(format!("{}{path}", self.base))
+            .bearer_auth(&self.token);
+        let answer = request.header("Idempotency-Key", key).json(body).send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "POST {path}: {status} {text}");
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// A page by its whole URL, such as the metrics of an edge.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn page(&self, url: &str) -> anyhow::Result<String> {
+        Ok(self
+            .http
+            .get(url)
+            .bearer_auth(&self.token)
+            .send()
+            .await?
+            .text()
+            .await?)
+    }
+
     /// Uploads a disk image.
     ///
     /// # Errors

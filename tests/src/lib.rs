@@ -2,5 +2,6 @@
 //! stories in `tests/` are made of it. It must never reach outside the namespaces it made.
 
 pub mod api;
+pub mod fleet;
 pub mod timeline;
 pub mod world;

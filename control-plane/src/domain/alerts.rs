@@ -259,7 +259,7 @@ fn silent_sites(db: &mut Database, longest: TimeDelta, now: DateTime<Utc>) -> St
 
 fn failed_jobs(db: &mut Database) -> StoreResult<Holding> {
     let mut found = Holding::new();
-    for instance in instances::in_state(db, InstanceState::Failed, MOST)? {
+    for instance in instances::in_state(db, InstanceState::Failed, None, MOST)? {
         let job = jobs::get(db, &instance.job.to_string())?;
         let Some(job) = job.filter(|job| job.state == JobState::Failed) else {
             continue;

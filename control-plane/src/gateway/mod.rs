@@ -2,9 +2,13 @@
 //! verified; it decides nothing about jobs. All of it may be lost and repeated.
 
 mod broker;
+mod intake;
 mod wanted;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use chrono::TimeDelta;
@@ -13,7 +17,7 @@ use slipway_bus::{Client, Event};
 use slipway_protocol::{
     ids::SiteId,
     keys::{Expect, KeyRing, OpenError, Stamp, Verified},
-    report::{MachineSeen, Presence, Report},
+    report::{MachineSeen, Presence},
     sync::{Document, Held, Hello, HelloAnswer, SyncRequest, answer_hello},
     topic::{Kind, Topic},
 };
@@ -21,7 +25,7 @@ use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::wanted::Wanted;
+use self::{intake::Arrived, wanted::Library};
 use crate::{
     app::App,
     domain,
@@ -32,6 +36,9 @@ use crate::{
 
 pub use broker::connect;
 
+/// The most messages that are looked at together: enough that a hundred sites' reports share a transaction, few enough
+/// that a word to a site does not wait for long.
+const BATCH: usize = 200;
 /// How long a sync request stays good.
 const SYNC_VALIDITY: TimeDelta = TimeDelta::minutes(5);
 
@@ -49,10 +56,30 @@ enum Refusal {
     Failed(#[from] ApiError),
 }
 
+impl Refusal {
+    /// Counts it and says why.
+    fn tell(&self, topic: &Topic) {
+        match self {
+            Self::Open(reason) => {
+                metrics::message_refused(reason.code());
+                warn!(%topic, %reason, "a message is refused");
+            }
+            Self::NotJoined(site) => {
+                metrics::message_refused("not_joined");
+                warn!(%topic, %site, "a message of a site that has not joined is refused");
+            }
+            Self::Failed(failure) => {
+                error!(%topic, error = %chain(failure), "a message could not be stored")
+            }
+        }
+    }
+}
+
 /// The gateway's task.
 pub struct Gateway {
     app: Arc<App>,
     client: Client,
+    library: Library,
     /// What was sent to each site in which revision, so that a word about one machine does not send all others again.
     sent: HashMap<(SiteId, Document), u64>,
 }
@@ -64,6 +91,7 @@ impl Gateway {
         Self {
             app,
             client,
+            library: Library::default(),
             sent: HashMap::new(),
         }
     }
@@ -74,39 +102,62 @@ impl Gateway {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(event) = events.recv() => match event {
-                    Event::Connected => self.sent.clear(),
-                    Event::Disconnected { reason } => warn!(reason, "no connection to the broker; trying on"),
-                    Event::Message { topic, payload } => self.hear(&topic, &payload).await,
-                },
+                Some(event) = events.recv() => self.take_batch(event, &mut events).await,
                 poke = pokes.recv() => match poke {
-                    Ok(site) => self.push(&site).await,
-                    // Too many words at once: the edges' next hellos find what was not sent.
-                    Err(RecvError::Lagged(_)) => {}
+                    Ok(site) => {
+                        let mut sites = BTreeSet::from([site]);
+                        sites.extend(std::iter::from_fn(|| pokes.try_recv().ok()));
+                        self.push_all(sites).await;
+                    }
+                    // Which words were lost is not known.
+                    Err(RecvError::Lagged(_)) => {
+                        let sites = self.sent.keys().map(|(site, _)| site.to_string()).collect();
+                        self.push_all(sites).await;
+                    }
                     Err(RecvError::Closed) => return,
                 },
             }
         }
     }
 
-    async fn hear(&mut self, topic: &str, payload: &Bytes) {
-        let Ok(topic) = topic.parse::<Topic>() else {
-            warn!(topic, "a message on a topic nobody here knows");
-            return;
-        };
-        match self.take(&topic, payload).await {
+    /// Takes an event and those that wait behind it, in their order. Reports that follow each other are stored together.
+    async fn take_batch(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
+        let mut reports = Vec::new();
+        let mut next = Some(first);
+        let mut room = BATCH;
+        while let Some(event) = next {
+            match event {
+                Event::Message { topic, payload } => match topic.parse::<Topic>() {
+                    Ok(Topic::Report(site, machine)) => reports.push(Arrived {
+                        site,
+                        machine,
+                        payload,
+                    }),
+                    Ok(topic) => {
+                        self.take_reports(&mut reports).await;
+                        self.hear(&topic, &payload).await;
+                    }
+                    Err(_) => warn!(topic, "a message on a topic nobody here knows"),
+                },
+                Event::Connected => self.sent.clear(),
+                Event::Disconnected { reason } => warn!(reason, "no connection to the broker; trying on"),
+            }
+            room -= 1;
+            next = if room > 0 { events.try_recv().ok() } else { None };
+        }
+        self.take_reports(&mut reports).await;
+    }
+
+    async fn take_reports(&self, reports: &mut Vec<Arrived>) {
+        if !reports.is_empty() {
+            intake::take(&self.app, std::mem::take(reports)).await;
+        }
+    }
+
+    async fn hear(&mut self, topic: &Topic, payload: &Bytes) {
+        match self.take(topic, payload).await {
             Ok(kind) => metrics::message_accepted(kind),
-            Err(Refusal::Open(reason)) => {
-                metrics::message_refused(reason.code());
-                warn!(%topic, %reason, "a message is refused");
-            }
-            Err(Refusal::NotJoined(site)) => {
-                metrics::message_refused("not_joined");
-                warn!(%topic, %site, "a message of a site that has not joined is refused");
-            }
-            Err(Refusal::Failed(failure)) => {
-                error!(%topic, error = %chain(&failure), "a message could not be stored")
-            }
+            Err(refusal) => refusal.tell(topic),
         }
     }
 
@@ -117,19 +168,6 @@ impl Gateway {
                 self.seen(site, true).await?;
                 self.compare(site, hello.body()).await?;
                 Ok("hello")
-            }
-            Topic::Report(site, machine) => {
-                let report = self.open::<Report>(topic, payload).await?;
-                if report.body().machine != *machine {
-                    let made_for = format!("machine {}", report.body().machine);
-                    return Err(OpenError::Misaddressed {
-                        topic: topic.to_string(),
-                        made_for,
-                    }
-                    .into());
-                }
-                self.take_report(site.clone(), report).await?;
-                Ok("report")
             }
             Topic::Machine(site, mac) => {
                 let seen = self.open::<MachineSeen>(topic, payload).await?.into_body();
@@ -185,30 +223,9 @@ impl Gateway {
         Ok(set.map_err(ApiError::from)?)
     }
 
-    async fn take_report(&self, site: SiteId, report: Verified<Report>) -> Result<(), Refusal> {
-        let (revision, now) = (report.header().revision, (self.app.now)());
-        let report = report.into_body();
-        let job = report.job;
-        let taken = self
-            .app
-            .store
-            .transaction(move |db| {
-                domain::sites::heard(db, &site, true, now)?;
-                domain::jobs::take_report(db, &site, revision, &report, now)
-            })
-            .await
-            .map_err(ApiError::from)?;
-        if taken {
-            // Nobody waiting for this job is no error.
-            let _ = self.app.reports.send(job.to_string());
-            self.app.work.notify_one();
-        }
-        Ok(())
-    }
-
     /// Compares what an edge holds with what it should, and sends or asks for the difference.
     async fn compare(&mut self, site: &SiteId, hello: &Hello) -> Result<(), Refusal> {
-        let Some(wanted) = wanted::of_site(&self.app, site).await? else {
+        let Some(wanted) = self.library.of_site(&self.app, site).await? else {
             return Ok(());
         };
         let id = site.clone();
@@ -232,7 +249,7 @@ impl Gateway {
             } => {
                 info!(%site, send = send.len(), want = want_reports.len(), ahead = ahead.len(), "holdings differ");
                 for document in send {
-                    self.send(site, &wanted, &document);
+                    self.send(site, &document).await;
                 }
                 if !want_reports.is_empty() {
                     self.ask(
@@ -270,15 +287,20 @@ impl Gateway {
         Ok(())
     }
 
+    async fn push_all(&mut self, sites: BTreeSet<String>) {
+        for site in sites {
+            self.push(&site).await;
+        }
+    }
+
     /// Sends a site what it should hold and was not sent yet over this connection.
     async fn push(&mut self, site: &str) {
         let Ok(site) = SiteId::new(site) else { return };
-        match wanted::of_site(&self.app, &site).await {
+        match self.library.of_site(&self.app, &site).await {
             Ok(Some(wanted)) => {
-                for document in wanted.documents() {
-                    let revision = wanted.revision(&document);
-                    if self.sent.get(&(site.clone(), document.clone())) < revision.as_ref() {
-                        self.send(&site, &wanted, &document);
+                for (document, revision) in wanted.documents() {
+                    if self.sent.get(&(site.clone(), document.clone())) < Some(&revision) {
+                        self.send(&site, &document).await;
                     }
                 }
             }
@@ -287,13 +309,24 @@ impl Gateway {
         }
     }
 
-    fn send(&mut self, site: &SiteId, wanted: &Wanted, document: &Document) {
-        let Some((topic, revision, payload)) = wanted.sealed(&self.app, document) else {
-            return;
+    async fn send(&mut self, site: &SiteId, document: &Document) {
+        let sealed = match wanted::sealed(&self.app, site, document).await {
+            Ok(Some(sealed)) => sealed,
+            Ok(None) => return,
+            Err(failure) => {
+                let subject = &document.subject;
+                error!(%site, subject, error = %chain(&failure), "a document cannot be read");
+                return;
+            }
         };
         // What does not go out now is found by the edge's next hello.
-        if self.client.publish(&topic.to_string(), payload).is_ok() {
-            self.sent.insert((site.clone(), document.clone()), revision);
+        if self
+            .client
+            .publish(&sealed.topic.to_string(), sealed.payload)
+            .is_ok()
+        {
+            self.sent
+                .insert((site.clone(), document.clone()), sealed.revision);
         }
     }
 

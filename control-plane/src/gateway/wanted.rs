@@ -1,14 +1,19 @@
-//! What a site should hold: its configuration, the order of each of its machines, and the images those orders need.
+//! What a site should hold: its configuration, the order of each of its machines, and the images those orders need. Which
+//! documents there are is known by their revisions alone; a document's content is read when it is to be sent. So a change
+//! of one machine costs the same at a site of ten machines and of a thousand.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use chrono::TimeDelta;
+use serde::Serialize;
 use slipway_protocol::{
-    ids::SiteId,
+    ids::{ImageId, MachineId, SiteId},
     image::ImageNotice,
     keys::Stamp,
     order::{Action, Order},
-    site::SiteConfig,
     sync::{Document, Holdings},
     topic::{Kind, Topic},
 };
@@ -25,143 +30,184 @@ const LONG: TimeDelta = TimeDelta::days(365);
 /// How long an order stays good after its deadline: late reports still refer to it.
 const AFTER_DEADLINE: TimeDelta = TimeDelta::days(1);
 
-/// One document's content.
-enum Content {
-    Config(SiteConfig),
-    Order(Box<Order>),
-    Image(Box<ImageNotice>),
+/// An order that is in force: its machine and its revision.
+type Head = (MachineId, u64);
+/// The images each order needs. An order never changes under its revision, so what was read once holds.
+type Needs = HashMap<MachineId, (u64, BTreeSet<ImageId>)>;
+
+/// Knows what sites should hold. Keeps nothing but what it read of orders, which it may forget at any time.
+#[derive(Default)]
+pub(super) struct Library {
+    needs: Needs,
 }
 
-/// All documents of a site.
+/// All documents of a site, by their revisions.
 pub(super) struct Wanted {
-    site: SiteId,
-    documents: BTreeMap<Document, (u64, Content)>,
+    documents: BTreeMap<Document, u64>,
 }
 
-/// What a site should hold; `None` for a site nobody made.
-pub(super) async fn of_site(app: &App, site: &SiteId) -> Result<Option<Wanted>, ApiError> {
-    let id = site.clone();
-    let read = app.store.transaction(move |db| read(db, &id)).await?;
-    let Some((settings, revision, orders, notices)) = read else {
-        return Ok(None);
-    };
-    let mut documents = BTreeMap::new();
-    let mut add = |kind: Kind, subject: String, revision: u64, content: Content| {
-        documents.insert(Document { kind, subject }, (revision, content));
-    };
-    add(
-        Kind::Config,
-        "-".to_owned(),
-        revision,
-        Content::Config(config_of(app, &settings)),
-    );
-    for row in orders {
-        add(
-            Kind::Order,
-            row.order.machine.to_string(),
-            row.revision,
-            Content::Order(Box::new(row.order)),
-        );
-    }
-    for notice in notices {
-        // An image never changes under its id, so its notice has one revision.
-        add(
-            Kind::Image,
-            notice.manifest.id().to_string(),
-            1,
-            Content::Image(Box::new(notice)),
-        );
-    }
-    Ok(Some(Wanted {
-        site: site.clone(),
-        documents,
-    }))
+/// A document to be sent.
+pub(super) struct Sealed {
+    pub(super) topic: Topic,
+    pub(super) revision: u64,
+    pub(super) payload: Vec<u8>,
 }
 
-type Read = (sites::SiteSettings, u64, Vec<orders::OrderRow>, Vec<ImageNotice>);
+impl Library {
+    /// What a site should hold; `None` for a site nobody made.
+    pub(super) async fn of_site(&mut self, app: &App, site: &SiteId) -> Result<Option<Wanted>, ApiError> {
+        let id = site.clone();
+        let read = app.store.transaction(move |db| heads(db, &id)).await?;
+        let Some((config_revision, heads)) = read else {
+            return Ok(None);
+        };
+        let is_news =
+            |(machine, revision): &&Head| self.needs.get(machine).map(|(held, _)| held) != Some(revision);
+        let news: Vec<Head> = heads.iter().filter(is_news).copied().collect();
+        if !news.is_empty() {
+            let read = app.store.transaction(move |db| read_needs(db, &news)).await?;
+            self.needs.extend(read);
+        }
+        let needed = heads
+            .iter()
+            .filter_map(|(machine, _)| Some(&self.needs.get(machine)?.1));
+        let needed: BTreeSet<ImageId> = needed.flatten().copied().collect();
+        let images = app
+            .store
+            .transaction(move |db| images::existing(db, &needed))
+            .await?;
+        Ok(Some(Wanted::new(config_revision, &heads, &images)))
+    }
+}
 
-fn read(db: &mut Database, site: &SiteId) -> StoreResult<Option<Read>> {
+/// The revision of a site's configuration and the heads of its orders.
+fn heads(db: &mut Database, site: &SiteId) -> StoreResult<Option<(u64, Vec<Head>)>> {
     let Some(row) = sites::get(db, site.as_str())? else {
         return Ok(None);
     };
-    // An order that is past its validity is history: no edge would take it.
-    let orders = orders::of_site(db, site)?;
-    let mut notices: BTreeMap<String, ImageNotice> = BTreeMap::new();
-    for step in orders.iter().flat_map(|row| &row.order.steps) {
-        let Action::ImageEnsure { image } = &step.action else {
-            continue;
-        };
-        let id = image.to_string();
-        if notices.contains_key(&id) {
-            continue;
-        }
-        if let Some(image) = images::get(db, &id)? {
-            notices.insert(
-                id,
-                ImageNotice {
-                    name: image.name,
-                    manifest: image.manifest,
-                    pinned: false,
-                },
-            );
+    Ok(Some((row.revision, orders::heads(db, site)?)))
+}
+
+fn read_needs(db: &mut Database, heads: &[Head]) -> StoreResult<Needs> {
+    let mut needs = Needs::new();
+    for (machine, _) in heads {
+        if let Some(row) = orders::get(db, *machine)? {
+            needs.insert(*machine, (row.revision, images_of(&row.order)));
         }
     }
-    Ok(Some((
-        row.settings,
-        row.revision,
-        orders,
-        notices.into_values().collect(),
-    )))
+    Ok(needs)
+}
+
+fn images_of(order: &Order) -> BTreeSet<ImageId> {
+    let image = |action: &Action| match action {
+        Action::ImageEnsure { image } => Some(*image),
+        _ => None,
+    };
+    order
+        .steps
+        .iter()
+        .filter_map(|step| image(&step.action))
+        .collect()
 }
 
 impl Wanted {
-    /// Images first, then configuration and orders, so that an order finds its image there.
-    pub(super) fn documents(&self) -> Vec<Document> {
-        let mut documents: Vec<Document> = self.documents.keys().cloned().collect();
-        documents.sort_by_key(|document| document.kind != Kind::Image);
-        documents
+    fn new(config_revision: u64, orders: &[Head], images: &[ImageId]) -> Self {
+        let mut documents = BTreeMap::new();
+        let mut add = |kind: Kind, subject: String, revision: u64| {
+            documents.insert(Document { kind, subject }, revision);
+        };
+        add(Kind::Config, "-".to_owned(), config_revision);
+        for (machine, revision) in orders {
+            add(Kind::Order, machine.to_string(), *revision);
+        }
+        for image in images {
+            // An image never changes under its id, so its notice has one revision.
+            add(Kind::Image, image.to_string(), 1);
+        }
+        Self { documents }
     }
 
-    pub(super) fn revision(&self, document: &Document) -> Option<u64> {
-        self.documents.get(document).map(|(revision, _)| *revision)
+    /// Images first, then configuration and orders, so that an order finds its image there.
+    pub(super) fn documents(&self) -> Vec<(Document, u64)> {
+        let mut documents: Vec<(Document, u64)> = self
+            .documents
+            .iter()
+            .map(|(document, revision)| (document.clone(), *revision))
+            .collect();
+        documents.sort_by_key(|(document, _)| document.kind != Kind::Image);
+        documents
     }
 
     pub(super) fn holdings(&self) -> Holdings {
         let mut holdings = Holdings::default();
-        for (document, (revision, _)) in &self.documents {
+        for (document, revision) in &self.documents {
             holdings.hold(document.kind, document.subject.clone(), *revision);
         }
         holdings
     }
+}
 
-    /// A document's topic, revision and signed payload.
-    pub(super) fn sealed(&self, app: &App, document: &Document) -> Option<(Topic, u64, Vec<u8>)> {
-        let (revision, content) = self.documents.get(document)?;
-        let issued_at = (app.now)();
-        let stamp = |expires_at| Stamp {
-            revision: *revision,
-            issued_at,
-            expires_at,
+/// A document of a site as it stands now, signed; `None` if it is gone.
+pub(super) async fn sealed(
+    app: &Arc<App>,
+    site: &SiteId,
+    document: &Document,
+) -> Result<Option<Sealed>, ApiError> {
+    match (document.kind, document.subject.parse(), document.subject.parse()) {
+        (Kind::Config, ..) => config(app, site).await,
+        (Kind::Order, Ok(machine), _) => order(app, site, machine).await,
+        (Kind::Image, _, Ok(image)) => notice(app, site, image).await,
+        _ => Ok(None),
+    }
+}
+
+async fn config(app: &Arc<App>, site: &SiteId) -> Result<Option<Sealed>, ApiError> {
+    let id = site.clone();
+    let row = app
+        .store
+        .transaction(move |db| sites::get(db, id.as_str()))
+        .await?;
+    let topic = Topic::Config(site.clone());
+    Ok(row.map(|row| seal(app, topic, (row.revision, LONG), &config_of(app, &row.settings))))
+}
+
+async fn order(app: &Arc<App>, site: &SiteId, machine: MachineId) -> Result<Option<Sealed>, ApiError> {
+    let row = app.store.transaction(move |db| orders::get(db, machine)).await?;
+    let topic = Topic::Order(site.clone(), machine);
+    // A machine that was moved to another site has its order there.
+    Ok(row.filter(|row| row.site == *site).map(|row| {
+        let left = (row.order.deadline - (app.now)()).max(TimeDelta::zero());
+        seal(app, topic, (row.revision, left + AFTER_DEADLINE), &row.order)
+    }))
+}
+
+async fn notice(app: &Arc<App>, site: &SiteId, image: ImageId) -> Result<Option<Sealed>, ApiError> {
+    let row = app
+        .store
+        .transaction(move |db| images::get(db, &image.to_string()))
+        .await?;
+    let topic = Topic::Image(site.clone(), image);
+    Ok(row.map(|image| {
+        let notice = ImageNotice {
+            name: image.name,
+            manifest: image.manifest,
+            pinned: false,
         };
-        let site = self.site.clone();
-        let (topic, payload) = match content {
-            Content::Config(config) => {
-                let topic = Topic::Config(site);
-                let payload = app.signer.seal(&topic, stamp(issued_at + LONG), config);
-                (topic, payload)
-            }
-            Content::Order(order) => {
-                let topic = Topic::Order(site, order.machine);
-                let until = order.deadline.max(issued_at) + AFTER_DEADLINE;
-                let payload = app.signer.seal(&topic, stamp(until), &**order);
-                (topic, payload)
-            }
-            Content::Image(notice) => {
-                let topic = Topic::Image(site, notice.manifest.id());
-                let payload = app.signer.seal(&topic, stamp(issued_at + LONG), &**notice);
-                (topic, payload)
-            }
-        };
-        Some((topic, *revision, payload))
+        seal(app, topic, (1, LONG), &notice)
+    }))
+}
+
+fn seal<T: Serialize>(app: &App, topic: Topic, (revision, validity): (u64, TimeDelta), body: &T) -> Sealed {
+    let issued_at = (app.now)();
+    let stamp = Stamp {
+        revision,
+        issued_at,
+        expires_at: issued_at + validity,
+    };
+    let payload = app.signer.seal(&topic, stamp, body);
+    Sealed {
+        topic,
+        revision,
+        payload,
     }
 }

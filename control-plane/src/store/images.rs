@@ -1,5 +1,7 @@
 //! Images: names and manifests. The bytes are elsewhere.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use slipway_protocol::{ids::ImageId, image::Manifest};
@@ -54,6 +56,20 @@ pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Im
     use images::dsl;
     let row = dsl::images.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
     row.first::<Row>(connection).optional()?.map(image).transpose()
+}
+
+/// Those of `ids` that are there.
+///
+/// # Errors
+/// When the database fails.
+pub fn existing(connection: &mut Database, ids: &BTreeSet<ImageId>) -> StoreResult<Vec<ImageId>> {
+    use images::dsl;
+    let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let found: Vec<String> = dsl::images
+        .filter(dsl::id.eq_any(names))
+        .select(dsl::id)
+        .load(connection)?;
+    found.iter().map(|id| parse(id)).collect()
 }
 
 /// Up to `limit` images whose name comes after `after`, by name.

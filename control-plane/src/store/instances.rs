@@ -214,17 +214,30 @@ pub fn name_taken(connection: &mut Database, project: &str, name: &str) -> Store
     Ok(rows.count().get_result::<i64>(connection)? > 0)
 }
 
-/// Up to `limit` instances in a state, oldest first.
+/// Where a list that is read page by page goes on: after this time and id.
+pub type Cursor = Option<(DateTime<Utc>, InstanceId)>;
+
+/// Up to `limit` instances in a state that come after `after`, oldest first.
 ///
 /// # Errors
 /// When the database fails.
-pub fn in_state(connection: &mut Database, state: InstanceState, limit: i64) -> StoreResult<Vec<Instance>> {
+pub fn in_state(
+    connection: &mut Database,
+    state: InstanceState,
+    after: Cursor,
+    limit: i64,
+) -> StoreResult<Vec<Instance>> {
     use instances::dsl;
-    let rows = dsl::instances
+    let mut query = dsl::instances
         .filter(dsl::state.eq(to_word(&state)?))
-        .order(dsl::created_at)
+        .order((dsl::created_at, dsl::id))
         .limit(limit)
-        .load::<Row>(connection)?;
+        .into_boxed();
+    if let Some((at, id)) = after {
+        let same_time = dsl::created_at.eq(micros(at)).and(dsl::id.gt(id.to_string()));
+        query = query.filter(dsl::created_at.gt(micros(at)).or(same_time));
+    }
+    let rows = query.load::<Row>(connection)?;
     rows.into_iter().map(instance).collect()
 }
 

@@ -84,21 +84,15 @@ pub fn raise_revision(connection: &mut Database, machine: MachineId, above: u64)
     Ok(())
 }
 
-/// All orders of a site.
+/// The machines of a site that have an order, with its revision.
 ///
 /// # Errors
 /// When the database fails.
-pub fn of_site(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<OrderRow>> {
-    let rows: Vec<(i64, String)> = dsl::orders
+pub fn heads(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<(MachineId, u64)>> {
+    let rows: Vec<(String, i64)> = dsl::orders
         .filter(dsl::site.eq(site.as_str()))
-        .select((dsl::revision, dsl::body))
+        .select((dsl::machine, dsl::revision))
         .load(connection)?;
-    let order = |(revision, body): (i64, String)| {
-        Ok(OrderRow {
-            site: site.clone(),
-            revision: revision.cast_unsigned(),
-            order: from_json(&body)?,
-        })
-    };
-    rows.into_iter().map(order).collect()
+    let head = |(machine, revision): (String, i64)| Ok((parse(&machine)?, revision.cast_unsigned()));
+    rows.into_iter().map(head).collect()
 }

@@ -7,5 +7,6 @@ mod alerts;
 mod api;
 mod common;
 mod events;
+mod lists;
 mod store;
 mod webhooks;

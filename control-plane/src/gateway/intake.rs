@@ -1,0 +1,207 @@
+//! Reports in: those that arrive together are verified by the keys of their sites, and stored in one transaction. A write
+//! to disk costs the same for one report and for a hundred. Nothing is decided about jobs here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use slipway_protocol::{
+    ids::{JobId, MachineId, SiteId},
+    keys::{Expect, KeyRing, OpenError, VerifyingKey},
+    report::Report,
+    topic::Topic,
+};
+
+use super::Refusal;
+use crate::{
+    app::App,
+    domain,
+    error::ApiError,
+    metrics,
+    store::{Database, StoreResult, sites},
+};
+
+/// A report as it came.
+pub(super) struct Arrived {
+    pub(super) site: SiteId,
+    pub(super) machine: MachineId,
+    pub(super) payload: Bytes,
+}
+
+/// A verified report.
+#[derive(Clone)]
+struct Opened {
+    site: SiteId,
+    revision: u64,
+    report: Arc<Report>,
+}
+
+impl Opened {
+    fn topic(&self) -> Topic {
+        Topic::Report(self.site.clone(), self.report.machine)
+    }
+}
+
+type Keys = HashMap<SiteId, VerifyingKey>;
+
+/// Takes reports that arrived together.
+pub(super) async fn take(app: &App, arrived: Vec<Arrived>) {
+    let sites: BTreeSet<SiteId> = arrived.iter().map(|report| report.site.clone()).collect();
+    let keys = match app.store.transaction(move |db| keys(db, sites)).await {
+        Ok(keys) => keys,
+        Err(failure) => {
+            let failure = Refusal::from(ApiError::from(failure));
+            for report in arrived {
+                failure.tell(&Topic::Report(report.site, report.machine));
+            }
+            return;
+        }
+    };
+    let mut opened = Vec::with_capacity(arrived.len());
+    for report in arrived {
+        let topic = Topic::Report(report.site.clone(), report.machine);
+        match open(app, &keys, &topic, &report) {
+            Ok(report) => opened.push(report),
+            Err(refusal) => refusal.tell(&topic),
+        }
+    }
+    let opened = newest(opened);
+    if store(app, opened.clone()).await.is_ok() {
+        return;
+    }
+    // One that cannot be stored must not hold up the others.
+    for report in opened {
+        let topic = report.topic();
+        if let Err(failure) = store(app, vec![report]).await {
+            Refusal::from(failure).tell(&topic);
+        }
+    }
+}
+
+/// By what the reports of sites are verified.
+fn keys(db: &mut Database, sites: BTreeSet<SiteId>) -> StoreResult<Keys> {
+    let mut keys = Keys::new();
+    for site in sites {
+        if let Some(key) = sites::get(db, site.as_str())?.and_then(|row| row.report_key) {
+            keys.insert(site, key);
+        }
+    }
+    Ok(keys)
+}
+
+fn open(app: &App, keys: &Keys, topic: &Topic, arrived: &Arrived) -> Result<Opened, Refusal> {
+    let site = arrived.site.clone();
+    let key = keys.get(&site).ok_or_else(|| Refusal::NotJoined(site.clone()))?;
+    let expect = Expect {
+        now: (app.now)(),
+        held: None,
+    };
+    let report = KeyRing::new([*key]).open::<Report>(topic, &arrived.payload, expect)?;
+    if report.body().machine != arrived.machine {
+        let made_for = format!("machine {}", report.body().machine);
+        let topic = topic.to_string();
+        return Err(OpenError::Misaddressed { topic, made_for }.into());
+    }
+    metrics::message_accepted("report");
+    Ok(Opened {
+        site,
+        revision: report.header().revision,
+        report: Arc::new(report.into_body()),
+    })
+}
+
+/// Of several reports on one job of a machine only the last word counts; of several jobs each one's.
+fn newest(opened: Vec<Opened>) -> Vec<Opened> {
+    let mut by_job: BTreeMap<(MachineId, JobId), Opened> = BTreeMap::new();
+    for report in opened {
+        let key = (report.report.machine, report.report.job);
+        match by_job.get(&key) {
+            Some(held) if held.revision >= report.revision => {}
+            _ => drop(by_job.insert(key, report)),
+        }
+    }
+    let mut newest: Vec<Opened> = by_job.into_values().collect();
+    // The job before must end before the one after it is heard of.
+    newest.sort_by_key(|report| report.revision);
+    newest
+}
+
+/// Stores reports in one transaction, and wakes who waits for them.
+async fn store(app: &App, opened: Vec<Opened>) -> Result<(), ApiError> {
+    let now = (app.now)();
+    let kept = app.store.transaction(move |db| {
+        let heard: BTreeSet<&SiteId> = opened.iter().map(|report| &report.site).collect();
+        for site in heard {
+            domain::sites::heard(db, site, true, now)?;
+        }
+        let mut kept = Vec::new();
+        for Opened {
+            site,
+            revision,
+            report,
+        } in &opened
+        {
+            if domain::jobs::take_report(db, site, *revision, report, now)? {
+                kept.push((report.job, report.outcome.is_final()));
+            }
+        }
+        StoreResult::Ok(kept)
+    });
+    let kept = kept.await?;
+    for (job, _) in &kept {
+        // Nobody waiting for this job is no error.
+        let _ = app.reports.send(job.to_string());
+    }
+    // Only the end of a job may leave a machine for those who wait; progress comes a hundred times as often.
+    if kept.iter().any(|(_, ended)| *ended) {
+        app.work.notify_one();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use slipway_protocol::report::Outcome;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn opened(machine: u128, job: u128, revision: u64) -> Opened {
+        let report = Report {
+            machine: MachineId(Uuid::from_u128(machine)),
+            job: JobId(Uuid::from_u128(job)),
+            order_revision: 1,
+            retry: 0,
+            outcome: Outcome::Running,
+            steps: Vec::new(),
+            disk: None,
+            inventory: None,
+            agent: None,
+            events: Vec::new(),
+        };
+        Opened {
+            site: SiteId::new("bj-1").unwrap(),
+            revision,
+            report: Arc::new(report),
+        }
+    }
+
+    #[test]
+    fn the_last_word_on_each_job_counts_and_the_older_job_comes_first() {
+        let all = vec![
+            opened(1, 8, 30),
+            opened(1, 7, 20),
+            opened(2, 9, 5),
+            opened(1, 7, 10),
+            opened(1, 8, 40),
+        ];
+        let newest = newest(all);
+        let told: Vec<(u128, u64)> = newest
+            .iter()
+            .map(|o| (o.report.job.0.as_u128(), o.revision))
+            .collect();
+        assert_eq!(told, [(9, 5), (7, 20), (8, 40)]);
+    }
+}

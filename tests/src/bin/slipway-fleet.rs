@@ -1,0 +1,91 @@
+//! `slipway-fleet`: a simulated fleet of sites and machines, and how a real control plane and real edges do with it.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::ensure;
+use clap::Parser;
+use slipway_tests::fleet::{self, Database, Fleet, Plan, Spec, chaos::Chaos};
+
+/// Simulates sites and machines on loopback and measures control plane and edges (needs root).
+#[derive(Parser)]
+#[command(name = "slipway-fleet", version, about)]
+struct Cli {
+    /// Sites, each with an edge process
+    #[arg(long, default_value_t = 4)]
+    sites: u8,
+    /// Machines a site
+    #[arg(long, default_value_t = 5)]
+    machines: u8,
+    /// Installs asked for at once
+    #[arg(long, default_value_t = 20)]
+    installs: usize,
+    /// sqlite or postgres
+    #[arg(long, default_value = "sqlite")]
+    database: Database,
+    /// Seed of the simulated hardware's times
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Kill control plane and edges at random moments of this seed
+    #[arg(long, value_name = "SEED")]
+    chaos: Option<u64>,
+    /// Seconds all installs may take
+    #[arg(long, default_value_t = 1800)]
+    limit: u64,
+    /// Leave data and logs behind, as a run with broken promises does
+    #[arg(long)]
+    keep: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    tokio::select! {
+        result = measure(&cli) => result,
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::FAILURE),
+    }
+}
+
+async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let room = usize::from(cli.sites) * usize::from(cli.machines);
+    ensure!(
+        (1..=room).contains(&cli.installs),
+        "{} installs do not fit on {room} machines",
+        cli.installs
+    );
+    let spec = Spec {
+        sites: cli.sites,
+        machines: cli.machines,
+        database: cli.database,
+        seed: cli.seed,
+    };
+    let begun = std::time::Instant::now();
+    let mut fleet = Fleet::start(spec).await?;
+    println!(
+        "{} sites with {} machines each up after {:.1} s; {} installs",
+        cli.sites,
+        cli.machines,
+        begun.elapsed().as_secs_f64(),
+        cli.installs
+    );
+    let chaos = cli.chaos.map(|seed| Chaos {
+        seed,
+        control_plane: 2,
+        edges: (cli.sites / 15).clamp(1, 10),
+    });
+    let plan = Plan {
+        installs: cli.installs,
+        chaos,
+        limit: Duration::from_secs(cli.limit),
+    };
+    let ran = fleet::run(&fleet, plan).await;
+    let good = ran.as_ref().is_ok_and(|summary| summary.faults.is_empty());
+    if cli.keep || !good {
+        println!("data and logs are in {}", fleet.keep().display());
+    }
+    println!("{}", ran?);
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
