@@ -643,6 +643,12 @@ mod tests {
     }
 
     #[test]
+    fn the_address_of_a_webhook_is_not_that_of_the_control_plane() {
+        let cli = Cli::parse_from(["slipway", "webhook", "create", "https://hooks.example.com"]);
+        assert_eq!(cli.url, None);
+    }
+
+    #[test]
     fn subnets_are_read() {
         let read =
             subnet("192.0.2.0/24,server=192.0.2.1,pool=192.0.2.200-192.0.2.250,dns=192.0.2.1+192.0.2.2")

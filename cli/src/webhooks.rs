@@ -15,8 +15,10 @@ use crate::{
 pub(crate) enum Webhook {
     /// Make a webhook; its secret is shown this once
     Create {
+        // Not named `url`: that is the control plane's, everywhere.
         /// Where events are sent
-        url: String,
+        #[arg(value_name = "URL")]
+        address: String,
         /// Only this kind and those below it; may be repeated
         #[arg(long = "kind", conflicts_with = "alerts_only")]
         kinds: Vec<String>,
@@ -34,8 +36,9 @@ pub(crate) enum Webhook {
     /// Change a webhook
     Update {
         webhook: String,
-        #[arg(long)]
-        url: Option<String>,
+        /// Where events are sent
+        #[arg(long, value_name = "URL")]
+        address: Option<String>,
         /// Only this kind and those below it; may be repeated; `all` is all
         #[arg(long = "kind")]
         kinds: Vec<String>,
@@ -82,26 +85,26 @@ pub(crate) async fn run(client: &Client, format: Format, webhook: Webhook) -> an
     let of = |id: &str, what: &str| format!("/api/v1/webhooks/{id}{what}");
     let answer = match webhook {
         Webhook::Create {
-            url,
+            address,
             kinds,
             sites,
             alerts_only,
         } => {
             let kinds = if alerts_only { json!([]) } else { some(kinds) };
-            let body = json!({ "url": url, "kinds": kinds, "sites": some(sites) });
+            let body = json!({ "url": address, "kinds": kinds, "sites": some(sites) });
             client.post("/api/v1/webhooks", body).await?
         }
         Webhook::List => client.get("/api/v1/webhooks?limit=1000").await?,
         Webhook::Show { webhook } => client.get(&of(&webhook, "")).await?,
         Webhook::Update {
             webhook,
-            url,
+            address,
             kinds,
             sites,
             active,
         } => {
             client
-                .patch(&of(&webhook, ""), change(url, kinds, sites, active))
+                .patch(&of(&webhook, ""), change(address, kinds, sites, active))
                 .await?
         }
         Webhook::Delete { webhook } => {
@@ -144,10 +147,10 @@ fn some(words: Vec<String>) -> Value {
 }
 
 /// What an update says: what is not given is not said.
-fn change(url: Option<String>, kinds: Vec<String>, sites: Vec<String>, active: Option<bool>) -> Value {
+fn change(address: Option<String>, kinds: Vec<String>, sites: Vec<String>, active: Option<bool>) -> Value {
     let mut change = json!({});
-    if let Some(url) = url {
-        change["url"] = url.into();
+    if let Some(address) = address {
+        change["url"] = address.into();
     }
     for (name, words) in [("kinds", kinds), ("sites", sites)] {
         if words == ["all"] {
