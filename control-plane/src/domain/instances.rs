@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
 use slipway_protocol::{
     ids::{Digest, InstanceId, JobId, SiteId},
     inventory::DiskRule,
@@ -12,6 +11,7 @@ use slipway_protocol::{
 };
 use uuid::Uuid;
 
+use super::told;
 use crate::{
     app::App,
     error::ApiError,
@@ -208,7 +208,7 @@ pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waitin
             }
             instances::set_machine(db, id, machine.id)?;
             let revision = orders::put(db, &instance.site, &order)?;
-            tell_started(db, instance.job, revision, now)?;
+            told::started(db, instance.job, revision, now)?;
             let event = NewEvent::new("instance.installing", now)
                 .instance(id)
                 .site(&instance.site);
@@ -367,7 +367,7 @@ pub async fn release(app: &App, key: String) -> Result<(Instance, Job), ApiError
             if !instances::advance(db, id, instance.state, next)? {
                 return Err(ApiError::Changed);
             }
-            tell_released(db, &instance, next, now)?;
+            told::released(db, &instance, next, now)?;
             let Some((machine, order)) = order else {
                 if jobs::finish(db, instance.job, JobState::Cancelled, None, now)? {
                     let event = NewEvent::new("job.cancelled", now)
@@ -390,44 +390,12 @@ pub async fn release(app: &App, key: String) -> Result<(Instance, Job), ApiError
             }
             instances::set_job(db, id, job)?;
             let revision = orders::put(db, &instance.site, &order)?;
-            tell_started(db, job, revision, now)?;
+            told::started(db, job, revision, now)?;
             both(db, &key, job)
         })
         .await?;
     app.poke_site(made.0.site.as_str());
     Ok(made)
-}
-
-/// Tells that a job took its machine and that its order is in force.
-fn tell_started(db: &mut Database, job: JobId, revision: u64, now: DateTime<Utc>) -> Result<(), ApiError> {
-    let Some(job) = jobs::get(db, &job.to_string())? else {
-        return Ok(());
-    };
-    let event = |kind| NewEvent::new(kind, now).on(&job);
-    events::append(db, &event("machine.taken").entered(&MachineState::Allocated)?)?;
-    events::append(db, &event("job.running").entered(&job.state)?)?;
-    let order = event("machine.order").text(format!("job {} order {revision}", job.id));
-    Ok(events::append(db, &order.data(json!({ "revision": revision })))?)
-}
-
-/// Tells that an instance is given back.
-fn tell_released(
-    db: &mut Database,
-    instance: &Instance,
-    next: InstanceState,
-    now: DateTime<Utc>,
-) -> Result<(), ApiError> {
-    let kind = match next {
-        InstanceState::Released => "instance.released",
-        _ => "instance.erasing",
-    };
-    let mut event = NewEvent::new(kind, now)
-        .instance(instance.id)
-        .site(&instance.site);
-    if let Some(machine) = instance.machine {
-        event = event.machine(machine);
-    }
-    Ok(events::append(db, &event.entered(&next)?)?)
 }
 
 fn both(db: &mut Database, instance: &str, job: JobId) -> Result<(Instance, Job), ApiError> {

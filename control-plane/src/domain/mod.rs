@@ -7,4 +7,5 @@ pub mod jobs;
 pub mod machines;
 pub mod sites;
 pub mod timeline;
+mod told;
 pub mod webhooks;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     error::ApiError,
+    metrics,
     notify::{
         Next, egress, next as next_attempt,
         post::{Answer, Message},
@@ -322,5 +323,6 @@ pub fn note(
     delivery.error = answer.error;
     delivery.finished_at = (delivery.state != DeliveryState::Waiting).then_some(now);
     webhooks::note(db, &delivery)?;
+    metrics::told("webhook", delivery.state.result());
     Ok(true)
 }

@@ -215,6 +215,15 @@ pub fn resolve(connection: &mut Database, id: &str, now: DateTime<Utc>) -> Store
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
+/// How many alerts are open.
+///
+/// # Errors
+/// When the database fails.
+pub fn count_open(connection: &mut Database) -> StoreResult<i64> {
+    let open = alerts::table.filter(alerts::resolved_at.is_null());
+    Ok(open.count().get_result(connection)?)
+}
+
 /// Which alerts.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {

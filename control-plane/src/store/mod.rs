@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod leases;
 pub mod machines;
 pub mod mails;
+mod new_event;
 pub mod orders;
 pub mod reports;
 mod schema;

@@ -182,6 +182,18 @@ pub enum DeliveryState {
     Dead,
 }
 
+impl DeliveryState {
+    /// What an attempt that left it so is counted as.
+    #[must_use]
+    pub fn result(self) -> &'static str {
+        match self {
+            Self::Waiting => "failed",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+}
+
 /// One event to be sent to one webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Delivery {
