@@ -65,8 +65,8 @@ pub fn append(connection: &mut Database, event: &NewEvent) -> StoreResult<()> {
 
 /// The rows that wait, each with the number after the counter's, in the order they were written.
 const GIVE_NUMBERS: &str = "UPDATE events SET seq = numbered.seq FROM (SELECT e.id AS id, \
-    c.last + row_number() OVER (ORDER BY e.id) AS seq FROM events e CROSS JOIN event_counter c WHERE e.seq IS NULL) \
-    AS numbered WHERE events.id = numbered.id";
+    (SELECT c.last FROM event_counter c WHERE c.id = 1) + row_number() OVER (ORDER BY e.id) AS seq \
+    FROM events e WHERE e.seq IS NULL) AS numbered WHERE events.id = numbered.id";
 
 /// Numbers what was committed without a number; gives back the highest number there is. Must be the first statement of
 /// its transaction that writes, so that nobody waits for the counter with other locks in hand.
