@@ -23,6 +23,9 @@ use crate::{
 /// How often the store is asked for events of other replicas.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long events wait for each other.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// How often events that are too old are removed.
 const PRUNE: Duration = Duration::from_secs(3600);
 
@@ -63,7 +66,8 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = app.store.appended() => {}
+            // What is committed within a moment is numbered at once: one more write for many, and readers wake less often.
+            () = app.store.appended() => tokio::time::sleep(MOMENT).await,
             _ = tick.tick() => {}
             _ = hourly.tick() => {
                 prune(&app).await;

@@ -122,10 +122,11 @@ pub async fn update(app: &App, id: String, change: impl FnOnce(&mut Wanted)) -> 
     webhook.active = wanted.active;
     let changed = app.store.transaction(move |db| {
         let last = events::number(db)?;
-        let held = webhooks::get(db, &webhook.id)?.ok_or_else(|| missing(&webhook.id))?;
-        webhook.position = if switched_on { last } else { held.position };
         webhooks::update(db, &webhook)?;
-        Ok(webhook)
+        if switched_on {
+            webhooks::advance(db, &webhook.id, last)?;
+        }
+        webhooks::get(db, &webhook.id)?.ok_or_else(|| missing(&webhook.id))
     });
     changed.await
 }
@@ -290,7 +291,7 @@ fn fill(db: &mut Database, webhook: &mut Webhook, now: DateTime<Utc>) -> StoreRe
             webhooks::add_delivery(db, &webhook.id, &Uuid::now_v7().to_string(), &event, now)?;
         }
     }
-    webhooks::update(db, webhook)
+    webhooks::advance(db, &webhook.id, webhook.position)
 }
 
 /// Notes how an attempt went, if the lease is still held: whoever lost it must not overwrite another's word. `false` if
