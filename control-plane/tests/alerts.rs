@@ -251,6 +251,15 @@ async fn a_site_that_is_silent() {
             "connected: three hellos may be missed"
         );
         assert_eq!(objects(&look(&store, 90).await), ["site/bj-1"]);
+        let seen_by = async |site: &str| {
+            let filter = Filter {
+                visible_sites: Some([site.to_owned()].into()),
+                ..Filter::default()
+            };
+            let seen = store.transaction(move |db| alerts::list(db, &filter, "", 100));
+            seen.await.unwrap().len()
+        };
+        assert_eq!((seen_by("bj-1").await, seen_by("bj-2").await), (1, 0));
         let heard =
             |online, now| store.transaction(move |db| domain::sites::heard(db, &site(), online, at(now)));
         heard(true, 100).await.unwrap();

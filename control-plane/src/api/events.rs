@@ -152,15 +152,17 @@ fn message(event: &Event) -> sse::Event {
     })
 }
 
+/// The events of one object that `visible` lets through.
 async fn timeline(
     app: &App,
     object: Object,
     key: String,
     page: &Page,
+    visible: Visible,
 ) -> Result<Json<List<Event>>, ApiError> {
     let filter = Filter {
         after: cursor(page)?.unwrap_or(0),
-        visible: Visible::default(),
+        visible,
         ..Filter::default()
     };
     let rows = events::timeline(app, object, key, filter, page.limit()).await?;
@@ -177,7 +179,7 @@ pub async fn machine_timeline(
     Path(key): Path<String>,
     Query(page): Query<Page>,
 ) -> Result<Json<List<Event>>, ApiError> {
-    timeline(&app, Object::Machine, key, &page).await
+    timeline(&app, Object::Machine, key, &page, Visible::default()).await
 }
 
 /// Shows everything about an instance, oldest first.
@@ -188,7 +190,7 @@ pub async fn instance_timeline(
     Path(key): Path<String>,
     Query(page): Query<Page>,
 ) -> Result<Json<List<Event>>, ApiError> {
-    timeline(&app, Object::Instance, key, &page).await
+    timeline(&app, Object::Instance, key, &page, Visible::default()).await
 }
 
 /// Shows everything about a job, oldest first.
@@ -199,5 +201,5 @@ pub async fn job_timeline(
     Path(key): Path<String>,
     Query(page): Query<Page>,
 ) -> Result<Json<List<Event>>, ApiError> {
-    timeline(&app, Object::Job, key, &page).await
+    timeline(&app, Object::Job, key, &page, Visible::default()).await
 }
