@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -49,6 +49,16 @@ impl Client {
         self.send(request).await
     }
 
+    /// A live stream of server-sent events.
+    pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        let request = self.http.get(format!("{}{path}", self.url));
+        let answer = self.answer(request.header("Accept", "text/event-stream")).await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(problem(&self.url, answer).await)
+    }
+
     /// Uploads a disk image as it is read; never whole in memory.
     pub(crate) async fn upload(&self, name: &str, file: &Path) -> anyhow::Result<Value> {
         let opened = tokio::fs::File::open(file)
@@ -64,23 +74,31 @@ impl Client {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+        let answer = self.answer(request).await?;
+        if answer.status().is_success() {
+            return Ok(serde_json::from_str(&answer.text().await?).unwrap_or(Value::Null));
+        }
+        Err(problem(&self.url, answer).await)
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        let answer = request
-            .send()
-            .await
-            .with_context(|| format!("cannot reach the control plane at {}", self.url))?;
-        let (status, text) = (answer.status(), answer.text().await?);
-        let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        if status.is_success() {
-            return Ok(body);
-        }
-        match (body["detail"].as_str(), body["code"].as_str()) {
-            (Some(detail), Some(code)) => bail!("{detail} ({code})"),
-            _ => bail!("{} answered {status}", self.url),
-        }
+        let answer = request.send().await;
+        answer.with_context(|| format!("cannot reach the control plane at {}", self.url))
+    }
+}
+
+/// What an answer that is no success says.
+async fn problem(url: &str, answer: reqwest::Response) -> anyhow::Error {
+    let status = answer.status();
+    let text = answer.text().await.unwrap_or_default();
+    let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    match (body["detail"].as_str(), body["code"].as_str()) {
+        (Some(detail), Some(code)) => anyhow!("{detail} ({code})"),
+        _ => anyhow!("{url} answered {status}"),
     }
 }
 

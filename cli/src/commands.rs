@@ -12,10 +12,12 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
+    alerts,
     client::Client,
     config::{self, Config},
+    events,
     output::{self, Format},
-    progress, watch,
+    progress, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -60,6 +62,14 @@ enum Command {
     /// Jobs
     #[command(subcommand)]
     Job(Job),
+    /// What happened, and what happens
+    Events(events::Events),
+    /// Addresses that get events
+    #[command(subcommand)]
+    Webhook(webhooks::Webhook),
+    /// What is wrong, and the rules that say so
+    #[command(subcommand)]
+    Alert(alerts::Alert),
     /// MQTT messages
     #[command(subcommand)]
     Mqtt(Mqtt),
@@ -304,6 +314,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Image(image) => run_image(&client, output, image).await,
         Command::Instance(instance) => run_instance(&client, output, instance).await,
         Command::Job(job) => run_job(&client, output, job).await,
+        Command::Events(wanted) => events::run(&client, output, wanted).await,
+        Command::Webhook(webhook) => webhooks::run(&client, output, webhook).await,
+        Command::Alert(alert) => alerts::run(&client, output, alert).await,
         Command::Login { .. } | Command::Mqtt(_) | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
     }
 }
@@ -627,6 +640,12 @@ mod tests {
     #[test]
     fn the_command_line_makes_sense() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_address_of_a_webhook_is_not_that_of_the_control_plane() {
+        let cli = Cli::parse_from(["slipway", "webhook", "create", "https://hooks.example.com"]);
+        assert_eq!(cli.url, None);
     }
 
     #[test]

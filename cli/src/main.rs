@@ -1,11 +1,14 @@
 //! `slipway`: the operator's command line, a client of the public REST API only.
 
+mod alerts;
 mod client;
 mod commands;
 mod config;
+mod events;
 mod output;
 mod progress;
 mod watch;
+mod webhooks;
 
 use std::process::ExitCode;
 

@@ -65,6 +65,9 @@ pub struct Given {
     /// HOST:PORT of an external broker, used with this control plane's own certificates, instead of the embedded one
     #[arg(long, env = "SLIPWAY_BROKER")]
     pub broker: Option<String>,
+    /// How many days events are kept [default: 365]
+    #[arg(long, env = "SLIPWAY_EVENT_DAYS")]
+    pub event_days: Option<u16>,
     /// Lets webhooks reach loopback, link-local and private addresses, and with them whatever trusts this host
     #[arg(long, env = "SLIPWAY_WEBHOOK_PRIVATE")]
     pub webhook_private: Option<bool>,
@@ -102,6 +105,8 @@ pub struct Config {
     pub public_url: String,
     /// An external broker.
     pub broker: Option<HostPort>,
+    /// How many days events are kept.
+    pub event_days: u16,
     /// Whether webhooks may reach private addresses.
     pub webhook_private: bool,
     /// URL of the mail server, with its password.
@@ -146,6 +151,7 @@ impl Given {
             broker: broker
                 .map(|text| host_port("SLIPWAY_BROKER", &text))
                 .transpose()?,
+            event_days: self.event_days.or(file.event_days).unwrap_or(365),
             webhook_private: self.webhook_private.or(file.webhook_private).unwrap_or(false),
             smtp: self.smtp.or(file.smtp),
             smtp_from: self

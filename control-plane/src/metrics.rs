@@ -29,3 +29,18 @@ pub fn request(route: &str, status: u16, seconds: f64) {
 pub fn jobs(state: &str, count: i64) {
     gauge!("slipway_jobs", "state" => state.to_owned()).set(i32::try_from(count).unwrap_or(i32::MAX));
 }
+
+/// An attempt to tell somebody was made; `by` is `webhook` or `mail`, `result` is `delivered`, `failed` or `dead`.
+pub fn told(by: &'static str, result: &'static str) {
+    counter!("slipway_notifications_total", "by" => by, "result" => result).increment(1);
+}
+
+/// The number of the last event.
+pub fn last_event(seq: u64) {
+    gauge!("slipway_events_last").set(seq as f64);
+}
+
+/// How many alerts are open.
+pub fn alerts_open(count: i64) {
+    gauge!("slipway_alerts_open").set(i32::try_from(count).unwrap_or(i32::MAX));
+}

@@ -154,6 +154,7 @@ pub async fn list(
         open: filter.open,
         rule: filter.rule,
         site: filter.site,
+        visible_sites: None,
     };
     let found = app
         .store

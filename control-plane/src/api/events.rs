@@ -155,6 +155,7 @@ fn message(event: &Event) -> sse::Event {
     })
 }
 
+/// The events of one object that `visible` lets through.
 async fn timeline(
     app: &App,
     object: Object,

@@ -157,7 +157,7 @@ pub fn evaluate(db: &mut Database, holder: &str, now: DateTime<Utc>) -> StoreRes
         let filter = Filter {
             open: Some(true),
             rule: Some(rule.id.clone()),
-            site: None,
+            ..Filter::default()
         };
         let open = alerts::list(db, &filter, "", i64::MAX)?;
         for alert in open.iter().filter(|alert| !holds.contains_key(&alert.object)) {

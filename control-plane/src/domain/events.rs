@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use futures::{Stream, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use tracing::error;
 use crate::{
     app::App,
     error::{ApiError, chain},
+    metrics,
     store::{
         StoreError,
         events::{self, Event, Filter, Order},
@@ -20,6 +22,15 @@ use crate::{
 
 /// How often the store is asked for events of other replicas.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long events wait for each other.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// How often events that are too old are removed.
+const PRUNE: Duration = Duration::from_secs(3600);
+
+/// Events looked at in one piece of that.
+const PRUNE_PIECE: i64 = 5000;
 
 /// Most events read at once for a live tail.
 const TAIL_PAGE: i64 = 500;
@@ -49,16 +60,23 @@ impl Feed {
 
 /// Numbers what was committed, here and by other replicas, and wakes the readers; until `stop`, which ends all tails.
 pub async fn run(app: Arc<App>, stop: CancellationToken) {
+    let mut hourly = tokio::time::interval(PRUNE);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = app.store.appended() => {}
+            // What is committed within a moment is numbered at once: one more write for many, and readers wake less often.
+            () = app.store.appended() => tokio::time::sleep(MOMENT).await,
             _ = tick.tick() => {}
+            _ = hourly.tick() => {
+                prune(&app).await;
+                continue;
+            }
         }
         match app.store.transaction(events::number).await {
             Ok(last) => {
+                metrics::last_event(last);
                 app.feed
                     .last
                     .send_if_modified(|known| std::mem::replace(known, last) != last);
@@ -67,6 +85,25 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         }
     }
     app.feed.closed.cancel();
+}
+
+/// Removes events that are too old, in pieces, so that nobody waits long for the database.
+async fn prune(app: &App) {
+    let before = (app.now)() - TimeDelta::days(app.config.event_days.into());
+    loop {
+        match app
+            .store
+            .transaction(move |db| events::prune(db, before, PRUNE_PIECE))
+            .await
+        {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(failure) => {
+                error!(error = %chain(&failure), "old events cannot be removed; trying again in an hour");
+                return;
+            }
+        }
+    }
 }
 
 /// A page of events; whatever was committed before the call is in it.

@@ -9,6 +9,7 @@ use crate::{
     access::Caller,
     app::App,
     error::ApiError,
+    metrics,
     notify::{
         Next, egress, next as next_attempt,
         post::{Answer, Message},
@@ -151,8 +152,6 @@ pub async fn update(
     let (by, now) = (caller.actor.clone(), (app.now)());
     let changed = app.store.transaction(move |db| {
         let last = events::number(db)?;
-        let held = webhooks::get(db, &webhook.id)?.ok_or_else(|| missing(&webhook.id))?;
-        webhook.position = if switched_on { last } else { held.position };
         webhooks::update(db, &webhook)?;
         audit::done(
             db,
@@ -160,7 +159,10 @@ pub async fn update(
             now,
             change("webhook.update", &webhook.id, before, Some(told(&webhook))),
         )?;
-        Ok(webhook)
+        if switched_on {
+            webhooks::advance(db, &webhook.id, last)?;
+        }
+        webhooks::get(db, &webhook.id)?.ok_or_else(|| missing(&webhook.id))
     });
     changed.await
 }
@@ -334,7 +336,7 @@ fn fill(db: &mut Database, webhook: &mut Webhook, now: DateTime<Utc>) -> StoreRe
             webhooks::add_delivery(db, &webhook.id, &Uuid::now_v7().to_string(), &event, now)?;
         }
     }
-    webhooks::update(db, webhook)
+    webhooks::advance(db, &webhook.id, webhook.position)
 }
 
 /// Notes how an attempt went, if the lease is still held: whoever lost it must not overwrite another's word. `false` if
@@ -367,5 +369,6 @@ pub fn note(
     delivery.error = answer.error;
     delivery.finished_at = (delivery.state != DeliveryState::Waiting).then_some(now);
     webhooks::note(db, &delivery)?;
+    metrics::told("webhook", delivery.state.result());
     Ok(true)
 }

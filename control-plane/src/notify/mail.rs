@@ -14,6 +14,7 @@ use super::{Next, next};
 use crate::{
     app::App,
     error::{ApiError, chain},
+    metrics,
     store::{
         mails::{self, Mail},
         webhooks::DeliveryState,
@@ -139,6 +140,7 @@ async fn send_one(app: &App, mailer: &Mailer) -> Result<bool, ApiError> {
     let (now, random) = ((app.now)(), super::jitter());
     mail.attempts += 1;
     let (state, at) = after(&mail, failure.is_some(), now, random);
+    metrics::told("mail", state.result());
     let noted = app
         .store
         .transaction(move |db| mails::note(db, &mail, state, at, failure.as_deref()));

@@ -1,5 +1,7 @@
 //! Alert rules, what they found, and the mails that tell of it.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -215,6 +217,15 @@ pub fn resolve(connection: &mut Database, id: &str, now: DateTime<Utc>) -> Store
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
+/// How many alerts are open.
+///
+/// # Errors
+/// When the database fails.
+pub fn count_open(connection: &mut Database) -> StoreResult<i64> {
+    let open = alerts::table.filter(alerts::resolved_at.is_null());
+    Ok(open.count().get_result(connection)?)
+}
+
 /// Which alerts.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -224,6 +235,8 @@ pub struct Filter {
     pub rule: Option<String>,
     /// At one site.
     pub site: Option<String>,
+    /// At these sites, the ones the caller may see; `None` is all.
+    pub visible_sites: Option<BTreeSet<String>>,
 }
 
 /// Up to `limit` alerts whose id comes before `before` (all with an empty one), newest first.
@@ -246,6 +259,9 @@ pub fn list(connection: &mut Database, filter: &Filter, before: &str, limit: i64
     }
     if let Some(site) = &filter.site {
         query = query.filter(dsl::site.eq(site));
+    }
+    if let Some(sites) = &filter.visible_sites {
+        query = query.filter(dsl::site.eq_any(sites.iter()));
     }
     let rows = query.load::<AlertRow>(connection)?;
     Ok(rows.into_iter().map(alert).collect())

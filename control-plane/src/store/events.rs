@@ -14,16 +14,15 @@ use std::cell::Cell;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use serde::Serialize;
-use serde_json::{Value, json};
-use slipway_protocol::ids::{InstanceId, JobId, MachineId, SiteId};
+use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use super::new_event::NewEvent;
+
 use super::{
-    Database, StoreResult, from_json,
-    jobs::Job,
-    micros,
+    Database, StoreResult, from_json, micros,
     schema::{event_counter, events, instances},
-    states, time, to_json, to_word,
+    states, time, to_json,
 };
 use crate::access::Visible;
 
@@ -35,137 +34,6 @@ thread_local! {
 /// Gives back whether an event was appended on this thread since the last call.
 pub(super) fn clear_appended() -> bool {
     APPENDED.with(|appended| appended.replace(false))
-}
-
-/// An event to be written.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    at: DateTime<Utc>,
-    kind: String,
-    site: Option<String>,
-    machine: Option<String>,
-    instance: Option<String>,
-    job: Option<String>,
-    project: Option<String>,
-    text: String,
-    data: Value,
-    entered: Option<String>,
-}
-
-impl NewEvent {
-    /// An event of a kind: a stable dotted word such as `job.failed`. Whatever is no small letter, digit or dot becomes `_`.
-    #[must_use]
-    pub fn new(kind: &str, at: DateTime<Utc>) -> Self {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_');
-        let kind = kind.chars().take(100);
-        Self {
-            at,
-            kind: kind.map(|c| if plain(c) { c } else { '_' }).collect(),
-            site: None,
-            machine: None,
-            instance: None,
-            job: None,
-            project: None,
-            text: String::new(),
-            data: json!({}),
-            entered: None,
-        }
-    }
-
-    /// At a site.
-    #[must_use]
-    pub fn site(mut self, site: &SiteId) -> Self {
-        self.site = Some(site.to_string());
-        self
-    }
-
-    /// Of a machine.
-    #[must_use]
-    pub fn machine(mut self, machine: MachineId) -> Self {
-        self.machine = Some(machine.to_string());
-        self
-    }
-
-    /// Of an instance.
-    #[must_use]
-    pub fn instance(mut self, instance: InstanceId) -> Self {
-        self.instance = Some(instance.to_string());
-        self
-    }
-
-    /// Of a job, its site, its instance and, once chosen, its machine.
-    #[must_use]
-    pub fn on(mut self, job: &Job) -> Self {
-        self.job = Some(job.id.to_string());
-        self.machine = job.machine.map(|m| m.to_string()).or(self.machine);
-        self.site(&job.site).instance(job.instance)
-    }
-
-    /// Of a job by its id alone.
-    #[must_use]
-    pub fn job(mut self, job: JobId) -> Self {
-        self.job = Some(job.to_string());
-        self
-    }
-
-    /// Of an object by its word (`machine`, `instance`, `job`, `site`) and id; another word is nothing.
-    #[must_use]
-    pub fn about(mut self, object: &str, id: &str) -> Self {
-        let place = match object {
-            "machine" => &mut self.machine,
-            "instance" => &mut self.instance,
-            "job" => &mut self.job,
-            "site" => &mut self.site,
-            _ => return self,
-        };
-        *place = Some(id.to_owned());
-        self
-    }
-
-    /// Of a project.
-    #[must_use]
-    pub fn project(mut self, project: &str) -> Self {
-        self.project = Some(project.to_owned());
-        self
-    }
-
-    /// For people.
-    #[must_use]
-    pub fn text(mut self, text: impl Into<String>) -> Self {
-        self.text = text.into();
-        self
-    }
-
-    /// For programs: a JSON object.
-    #[must_use]
-    pub fn data(mut self, data: Value) -> Self {
-        self.data = data;
-        self
-    }
-
-    /// The event tells that its object (the first part of its kind) entered a state.
-    ///
-    /// # Errors
-    /// When the state is not a word.
-    pub fn entered<S: Serialize>(mut self, state: &S) -> StoreResult<Self> {
-        let word = to_word(state)?;
-        self.data["state"] = word.clone().into();
-        self.entered = Some(word);
-        Ok(self)
-    }
-
-    /// The object an event is about: the first part of its kind, and the id in the column of that name.
-    fn object(&self) -> Option<(&str, &str)> {
-        let (object, _) = self.kind.split_once('.')?;
-        let id = match object {
-            "machine" => &self.machine,
-            "instance" => &self.instance,
-            "job" => &self.job,
-            "site" => &self.site,
-            _ => return None,
-        };
-        Some((object, id.as_deref()?))
-    }
 }
 
 /// Writes an event in the transaction of what it tells of.
@@ -206,8 +74,8 @@ pub fn append(connection: &mut Database, event: &NewEvent) -> StoreResult<()> {
 
 /// The rows that wait, each with the number after the counter's, in the order they were written.
 const GIVE_NUMBERS: &str = "UPDATE events SET seq = numbered.seq FROM (SELECT e.id AS id, \
-    c.last + row_number() OVER (ORDER BY e.id) AS seq FROM events e CROSS JOIN event_counter c WHERE e.seq IS NULL) \
-    AS numbered WHERE events.id = numbered.id";
+    (SELECT c.last FROM event_counter c WHERE c.id = 1) + row_number() OVER (ORDER BY e.id) AS seq \
+    FROM events e WHERE e.seq IS NULL) AS numbered WHERE events.id = numbered.id";
 
 /// Numbers what was committed without a number; gives back the highest number there is. Must be the first statement of
 /// its transaction that writes, so that nobody waits for the counter with other locks in hand.
@@ -382,6 +250,29 @@ pub fn list(connection: &mut Database, filter: &Filter, order: Order, limit: i64
         query = query.filter(theirs.or(there));
     }
     query.load::<Row>(connection)?.into_iter().map(event).collect()
+}
+
+/// Removes events that happened before a time, looking at the `limit` oldest ones; gives back how many it were.
+///
+/// # Errors
+/// When the database fails.
+pub fn prune(connection: &mut Database, before: DateTime<Utc>, limit: i64) -> StoreResult<usize> {
+    use events::dsl;
+    let oldest: Vec<(i64, i64)> = dsl::events
+        .filter(dsl::seq.is_not_null())
+        .order(dsl::id)
+        .limit(limit)
+        .select((dsl::id, dsl::at))
+        .load(connection)?;
+    let old = oldest
+        .iter()
+        .filter(|(_, at)| *at < micros(before))
+        .map(|(id, _)| *id);
+    let old: Vec<i64> = old.collect();
+    if old.is_empty() {
+        return Ok(0);
+    }
+    Ok(diesel::delete(dsl::events.filter(dsl::id.eq_any(old))).execute(connection)?)
 }
 
 /// The last event of a kind, or of one below it, of each machine.

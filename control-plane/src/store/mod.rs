@@ -16,6 +16,7 @@ pub mod leases;
 pub mod logins;
 pub mod machines;
 pub mod mails;
+mod new_event;
 pub mod orders;
 pub mod projects;
 pub mod reports;

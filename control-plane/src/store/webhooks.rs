@@ -107,7 +107,7 @@ pub fn list(connection: &mut Database, after: &str, limit: i64) -> StoreResult<V
     rows.into_iter().map(webhook).collect()
 }
 
-/// Writes what operators set of a webhook, and its position.
+/// Writes what operators set of a webhook; where it stands in the stream is not theirs.
 ///
 /// # Errors
 /// When the database fails.
@@ -118,10 +118,22 @@ pub fn update(connection: &mut Database, w: &Webhook) -> StoreResult<()> {
         dsl::kinds.eq(w.kinds.as_ref().map(to_json).transpose()?),
         dsl::sites.eq(w.sites.as_ref().map(to_json).transpose()?),
         dsl::active.eq(w.active),
-        dsl::position.eq(w.position.cast_signed()),
     );
     diesel::update(dsl::webhooks.find(&w.id))
         .set(change)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Moves a webhook forward in the stream, never back: behind it deliveries are made already.
+///
+/// # Errors
+/// When the database fails.
+pub fn advance(connection: &mut Database, id: &str, position: u64) -> StoreResult<()> {
+    use webhooks::dsl;
+    let position = position.cast_signed();
+    diesel::update(dsl::webhooks.find(id).filter(dsl::position.lt(position)))
+        .set(dsl::position.eq(position))
         .execute(connection)?;
     Ok(())
 }
@@ -180,6 +192,18 @@ pub enum DeliveryState {
     Delivered,
     /// Given up after a day.
     Dead,
+}
+
+impl DeliveryState {
+    /// What an attempt that left it so is counted as.
+    #[must_use]
+    pub fn result(self) -> &'static str {
+        match self {
+            Self::Waiting => "failed",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
 }
 
 /// One event to be sent to one webhook.

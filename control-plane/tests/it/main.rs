@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod access;
+mod alerted;
 mod alerts;
 mod api;
 mod common;
 mod events;
 mod lists;
+mod live;
 mod store;
 mod webhooks;

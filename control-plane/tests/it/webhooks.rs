@@ -120,6 +120,17 @@ async fn one_replica_delivers_in_order_and_another_goes_on_when_its_lease_ends()
         );
         assert!(note(&store, "b", &second, None, 7 + 65).await);
         assert_eq!(next(&store, "b", 7 + 66).await, None);
+        let stale = webhook(Some(vec!["job".into()]));
+        let changed = store.transaction(move |db| {
+            webhooks::update(db, &stale)?;
+            webhooks::advance(db, "w", 2)?;
+            webhooks::get(db, "w")
+        });
+        assert_eq!(
+            changed.await.unwrap().unwrap().position,
+            4,
+            "nobody moves it back"
+        );
     })
     .await;
 }
