@@ -31,7 +31,7 @@ pub type Followed = (Job, Option<(u64, Report)>);
 /// When there is no such job.
 pub async fn get(app: &App, id: String) -> Result<Followed, ApiError> {
     app.store
-        .transaction(move |db| {
+        .read(move |db| {
             let job = jobs::get(db, &id)?.ok_or_else(|| ApiError::NotFound("job", id.clone()))?;
             let report = reports::of_job(db, job.id)?;
             Ok((job, report))

@@ -1,6 +1,6 @@
 //! The store: SQLite or PostgreSQL behind one face. The only place that names Diesel. A function of a table's file works
-//! on a [`Database`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
-//! argument. Nothing slow may happen inside a transaction.
+//! on a [`Database`] inside a transaction of [`Store::transaction`] or [`Store::read`]; it does no I/O but SQL and takes
+//! the time as an argument. Nothing slow may happen inside a transaction.
 
 mod connection;
 pub mod credentials;
@@ -22,7 +22,7 @@ pub use connection::Database;
 use chrono::{DateTime, Utc};
 use diesel::{
     Connection as _, RunQueryDsl as _,
-    r2d2::{ConnectionManager, Pool},
+    r2d2::{self, ConnectionManager, CustomizeConnection, Pool},
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
@@ -63,10 +63,54 @@ impl From<diesel::result::Error> for StoreError {
 /// Answer of every table function.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// A pool of connections; clones share it.
+/// Pools of connections; clones share them.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool<ConnectionManager<Database>>,
+    writers: Connections,
+    /// The same as `writers` on PostgreSQL.
+    readers: Connections,
+}
+
+type Connections = Pool<ConnectionManager<Database>>;
+
+/// SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
+const SQLITE_WRITERS: u32 = 1;
+/// In WAL mode SQLite's readers wait for nobody, and nobody for them.
+const SQLITE_READERS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 8;
+
+const WRITER_PRAGMAS: &[&str] = &[
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "busy_timeout=10000",
+    "foreign_keys=ON",
+];
+const READER_PRAGMAS: &[&str] = &["busy_timeout=10000", "query_only=ON"];
+
+/// Sets up every SQLite connection there ever is: a pool replaces its connections from time to time, and a new one has
+/// foreign keys off.
+#[derive(Debug)]
+struct Pragmas(&'static [&'static str]);
+
+impl CustomizeConnection<Database, r2d2::Error> for Pragmas {
+    fn on_acquire(&self, connection: &mut Database) -> Result<(), r2d2::Error> {
+        if let Database::Sqlite(connection) = connection {
+            for pragma in self.0 {
+                diesel::sql_query(format!("PRAGMA {pragma}"))
+                    .execute(connection)
+                    .map_err(r2d2::Error::QueryError)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn connections(url: &str, size: u32, pragmas: &'static [&'static str]) -> StoreResult<Connections> {
+    Pool::builder()
+        .max_size(size)
+        .connection_customizer(Box::new(Pragmas(pragmas)))
+        .build(ConnectionManager::new(url))
+        .map_err(|e| StoreError::Open(e.to_string()))
 }
 
 impl Store {
@@ -83,34 +127,41 @@ impl Store {
     fn open_blocking(url: &str) -> StoreResult<Self> {
         let open = |e: &dyn std::fmt::Display| StoreError::Open(e.to_string());
         let is_postgres = url.starts_with("postgres");
-        // SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
-        let size = if is_postgres { 8 } else { 1 };
-        let manager = ConnectionManager::<Database>::new(url);
-        let pool = Pool::builder()
-            .max_size(size)
-            .build(manager)
-            .map_err(|e| open(&e))?;
-        let mut connection = pool.get().map_err(|e| open(&e))?;
+        let size = if is_postgres {
+            POSTGRES_CONNECTIONS
+        } else {
+            SQLITE_WRITERS
+        };
+        let writers = connections(url, size, WRITER_PRAGMAS)?;
+        let mut connection = writers.get().map_err(|e| open(&e))?;
         match &mut *connection {
-            Database::Postgres(connection) => {
-                connection
-                    .run_pending_migrations(POSTGRES)
-                    .map_err(|e| open(&e))?;
-            }
-            Database::Sqlite(connection) => {
-                for pragma in [
-                    "journal_mode=WAL",
-                    "synchronous=FULL",
-                    "busy_timeout=10000",
-                    "foreign_keys=ON",
-                ] {
-                    diesel::sql_query(format!("PRAGMA {pragma}")).execute(connection)?;
-                }
-                connection.run_pending_migrations(SQLITE).map_err(|e| open(&e))?;
-            }
+            Database::Postgres(connection) => connection.run_pending_migrations(POSTGRES),
+            Database::Sqlite(connection) => connection.run_pending_migrations(SQLITE),
         }
+        .map_err(|e| open(&e))?;
         drop(connection);
-        Ok(Self { pool })
+        let readers = if is_postgres {
+            writers.clone()
+        } else {
+            connections(url, SQLITE_READERS, READER_PRAGMAS)?
+        };
+        Ok(Self { writers, readers })
+    }
+
+    /// Runs `work`, which only reads, in one transaction. It sees what was committed before it began, and on SQLite it
+    /// does not wait for who writes; a write in it fails there.
+    ///
+    /// # Errors
+    /// What `work` gives, or that the database cannot be reached.
+    pub async fn read<T, E>(
+        &self,
+        work: impl FnOnce(&mut Database) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        run(self.readers.clone(), work).await
     }
 
     /// Runs `work` in one transaction; an error rolls it back.
@@ -125,18 +176,28 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let pool = self.pool.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
-            connection
-                .transaction(|connection| work(connection).map_err(Rollback::Work))
-                .map_err(|rollback| match rollback {
-                    Rollback::Work(error) => error,
-                    Rollback::Database(error) => StoreError::from(error).into(),
-                })
-        });
-        task.await.map_err(|_| StoreError::Task)?
+        run(self.writers.clone(), work).await
     }
+}
+
+async fn run<T, E>(
+    pool: Connections,
+    work: impl FnOnce(&mut Database) -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    let task = tokio::task::spawn_blocking(move || {
+        let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
+        connection
+            .transaction(|connection| work(connection).map_err(Rollback::Work))
+            .map_err(|rollback| match rollback {
+                Rollback::Work(error) => error,
+                Rollback::Database(error) => StoreError::from(error).into(),
+            })
+    });
+    task.await.map_err(|_| StoreError::Task)?
 }
 
 /// Why a transaction was rolled back.
@@ -189,4 +250,38 @@ where
     T::Err: std::fmt::Display,
 {
     text.parse().map_err(|e: T::Err| StoreError::Row(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(diesel::QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        foreign_keys: i32,
+    }
+
+    #[tokio::test]
+    async fn every_connection_of_a_pool_is_set_up_and_readers_do_not_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.db").display().to_string();
+        let store = Store::open(&path).await.unwrap();
+        let pool = connections(&path, 2, WRITER_PRAGMAS).unwrap();
+        let mut held = [pool.get().unwrap(), pool.get().unwrap()];
+        for connection in &mut held {
+            let Database::Sqlite(connection) = &mut **connection else {
+                panic!("the path is of an SQLite file");
+            };
+            let setting: Setting = diesel::sql_query("PRAGMA foreign_keys")
+                .get_result(connection)
+                .unwrap();
+            assert_eq!(setting.foreign_keys, 1);
+        }
+        let write = |db: &mut Database| settings::put(db, "a", "b");
+        assert!(store.read(write).await.is_err());
+        store.transaction(write).await.unwrap();
+        let found = store.read(|db| settings::get(db, "a")).await.unwrap();
+        assert_eq!(found.as_deref(), Some("b"), "what was committed is seen at once");
+    }
 }
