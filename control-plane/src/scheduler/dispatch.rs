@@ -17,8 +17,10 @@ use crate::{
 /// Instances read at once.
 const PAGE: i64 = 500;
 /// Sites worked on at once: dispatches at different sites have nothing to do with each other but the database, and most
-/// of a dispatch is waiting for it.
-const PARALLEL: usize = 4;
+/// of a dispatch is waiting for it. Most of the database is left to requests and reports.
+fn parallel(app: &App) -> usize {
+    (app.store.writers() / 4).max(1)
+}
 
 /// Looks at every instance that waits: those that wait for a full site must not hold up another site's.
 pub(super) async fn reconcile(app: &App) -> Result<(), ApiError> {
@@ -43,7 +45,7 @@ pub(super) async fn reconcile(app: &App) -> Result<(), ApiError> {
             }
         });
         let found: Vec<Option<SiteId>> = futures::stream::iter(sites)
-            .buffer_unordered(PARALLEL)
+            .buffer_unordered(parallel(app))
             .collect()
             .await;
         full.extend(found.into_iter().flatten());

@@ -19,6 +19,8 @@ pub mod sites;
 
 pub use connection::Database;
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use diesel::{
     Connection as _, RunQueryDsl as _,
@@ -26,6 +28,7 @@ use diesel::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Semaphore;
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/postgres");
@@ -71,7 +74,13 @@ pub struct Store {
     readers: Connections,
 }
 
-type Connections = Pool<ConnectionManager<Database>>;
+/// A pool, and the queue before it. Who comes first is served first; a wait costs no thread and has no time limit, which
+/// the pool's own would.
+#[derive(Clone)]
+struct Connections {
+    pool: Pool<ConnectionManager<Database>>,
+    queue: Arc<Semaphore>,
+}
 
 /// SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
 const SQLITE_WRITERS: u32 = 1;
@@ -106,11 +115,16 @@ impl CustomizeConnection<Database, r2d2::Error> for Pragmas {
 }
 
 fn connections(url: &str, size: u32, pragmas: &'static [&'static str]) -> StoreResult<Connections> {
-    Pool::builder()
+    let pool = Pool::builder()
         .max_size(size)
         .connection_customizer(Box::new(Pragmas(pragmas)))
         .build(ConnectionManager::new(url))
-        .map_err(|e| StoreError::Open(e.to_string()))
+        .map_err(|e| StoreError::Open(e.to_string()))?;
+    let places = usize::try_from(size).unwrap_or(1);
+    Ok(Connections {
+        pool,
+        queue: Arc::new(Semaphore::new(places)),
+    })
 }
 
 impl Store {
@@ -133,7 +147,7 @@ impl Store {
             SQLITE_WRITERS
         };
         let writers = connections(url, size, WRITER_PRAGMAS)?;
-        let mut connection = writers.get().map_err(|e| open(&e))?;
+        let mut connection = writers.pool.get().map_err(|e| open(&e))?;
         match &mut *connection {
             Database::Postgres(connection) => connection.run_pending_migrations(POSTGRES),
             Database::Sqlite(connection) => connection.run_pending_migrations(SQLITE),
@@ -146,6 +160,12 @@ impl Store {
             connections(url, SQLITE_READERS, READER_PRAGMAS)?
         };
         Ok(Self { writers, readers })
+    }
+
+    /// How many transactions that write can run at once.
+    #[must_use]
+    pub fn writers(&self) -> usize {
+        usize::try_from(self.writers.pool.max_size()).unwrap_or(1)
     }
 
     /// Runs `work`, which only reads, in one transaction. It sees what was committed before it began, and on SQLite it
@@ -161,7 +181,7 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        run(self.readers.clone(), work).await
+        run(&self.readers, work).await
     }
 
     /// Runs `work` in one transaction; an error rolls it back.
@@ -176,19 +196,23 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        run(self.writers.clone(), work).await
+        run(&self.writers, work).await
     }
 }
 
 async fn run<T, E>(
-    pool: Connections,
+    connections: &Connections,
     work: impl FnOnce(&mut Database) -> Result<T, E> + Send + 'static,
 ) -> Result<T, E>
 where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
+    let place = Arc::clone(&connections.queue).acquire_owned().await;
+    let place = place.map_err(|_| StoreError::Task)?;
+    let pool = connections.pool.clone();
     let task = tokio::task::spawn_blocking(move || {
+        let _place = place;
         let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
         connection
             .transaction(|connection| work(connection).map_err(Rollback::Work))
@@ -268,7 +292,7 @@ mod tests {
         let path = dir.path().join("test.db").display().to_string();
         let store = Store::open(&path).await.unwrap();
         let pool = connections(&path, 2, WRITER_PRAGMAS).unwrap();
-        let mut held = [pool.get().unwrap(), pool.get().unwrap()];
+        let mut held = [pool.pool.get().unwrap(), pool.pool.get().unwrap()];
         for connection in &mut held {
             let Database::Sqlite(connection) = &mut **connection else {
                 panic!("the path is of an SQLite file");
