@@ -11,7 +11,9 @@ export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
 E2E := package(slipway-tests) & kind(test)
 
-.PHONY: help deps build agent liveos guest-images parts demo test test-long bench lint lab-up clean-lab clean
+FLEET ?= --sites 20 --machines 50 --installs 200
+
+.PHONY: help deps build agent liveos guest-images parts demo test test-long bench fleet lint lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,7 +25,7 @@ deps: ## Installs what is missing from apt (needs root)
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins
 	@mkdir -p $(BINARIES)
-	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo; do \
+	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet; do \
 	  cp -u $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
 
 liveos: deps ## Builds the LiveOS (LIVEOS_FLAVOUR=generic for real hardware) and says where it lies
@@ -49,6 +51,9 @@ test-long: parts ## Runs the long stories: kills at ten moments, and whatever el
 
 bench: parts ## Measures; figures are printed, not judged
 	@cargo nextest run --locked -p slipway-tests -E 'test(debian_on_bios) | test(debian_on_uefi)' --no-capture 2>&1 | grep -E ' s  \+|PASS|FAIL'
+
+fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machines 50 --installs 200 --chaos 1" (needs root)
+	@$(BINARIES)/slipway-fleet $(FLEET)
 
 lint: ## Format, lints
 	cargo fmt --all --check

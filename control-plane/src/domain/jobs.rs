@@ -38,7 +38,7 @@ pub type Followed = (Job, Option<(u64, Report)>);
 pub async fn get(app: &App, caller: &Caller, id: String) -> Result<Followed, ApiError> {
     let visible = caller.visible(Permission::JobsRead);
     app.store
-        .transaction(move |db| {
+        .read(move |db| {
             let (job, _) = seen_by(db, &visible, &id)?;
             let report = reports::of_job(db, job.id)?;
             Ok((job, report))

@@ -49,7 +49,7 @@ type Keys = HashMap<SiteId, VerifyingKey>;
 /// Takes reports that arrived together.
 pub(super) async fn take(app: &App, arrived: Vec<Arrived>) {
     let sites: BTreeSet<SiteId> = arrived.iter().map(|report| report.site.clone()).collect();
-    let keys = match app.store.transaction(move |db| keys(db, sites)).await {
+    let keys = match app.store.read(move |db| keys(db, sites)).await {
         Ok(keys) => keys,
         Err(failure) => {
             let failure = Refusal::from(ApiError::from(failure));

@@ -200,7 +200,7 @@ impl Gateway {
         let site = self
             .app
             .store
-            .transaction(move |db| sites::get(db, &id))
+            .read(move |db| sites::get(db, &id))
             .await
             .map_err(ApiError::from)?;
         let key = site
@@ -232,7 +232,7 @@ impl Gateway {
         let held = self
             .app
             .store
-            .transaction(move |db| reports::revisions(db, &id))
+            .read(move |db| reports::revisions(db, &id))
             .await
             .map_err(ApiError::from)?;
         let mut received = slipway_protocol::sync::Holdings::default();

@@ -57,7 +57,7 @@ impl Library {
     /// What a site should hold; `None` for a site nobody made.
     pub(super) async fn of_site(&mut self, app: &App, site: &SiteId) -> Result<Option<Wanted>, ApiError> {
         let id = site.clone();
-        let read = app.store.transaction(move |db| heads(db, &id)).await?;
+        let read = app.store.read(move |db| heads(db, &id)).await?;
         let Some((config_revision, heads)) = read else {
             return Ok(None);
         };
@@ -65,7 +65,7 @@ impl Library {
             |(machine, revision): &&Head| self.needs.get(machine).map(|(held, _)| held) != Some(revision);
         let news: Vec<Head> = heads.iter().filter(is_news).copied().collect();
         if !news.is_empty() {
-            let read = app.store.transaction(move |db| read_needs(db, &news)).await?;
+            let read = app.store.read(move |db| read_needs(db, &news)).await?;
             self.needs.extend(read);
         }
         let needed = heads
@@ -172,7 +172,7 @@ async fn config(app: &Arc<App>, site: &SiteId) -> Result<Option<Sealed>, ApiErro
 }
 
 async fn order(app: &Arc<App>, site: &SiteId, machine: MachineId) -> Result<Option<Sealed>, ApiError> {
-    let row = app.store.transaction(move |db| orders::get(db, machine)).await?;
+    let row = app.store.read(move |db| orders::get(db, machine)).await?;
     let topic = Topic::Order(site.clone(), machine);
     // A machine that was moved to another site has its order there.
     Ok(row.filter(|row| row.site == *site).map(|row| {

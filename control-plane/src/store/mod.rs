@@ -1,6 +1,6 @@
 //! The store: SQLite or PostgreSQL behind one face. The only place that names Diesel. A function of a table's file works
-//! on a [`Database`] inside a transaction of [`Store::transaction`]; it does no I/O but SQL and takes the time as an
-//! argument. Nothing slow may happen inside a transaction.
+//! on a [`Database`] inside a transaction of [`Store::transaction`] or [`Store::read`]; it does no I/O but SQL and takes
+//! the time as an argument. Nothing slow may happen inside a transaction.
 
 pub mod alerts;
 pub mod audit;
@@ -34,11 +34,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::{
     Connection as _, RunQueryDsl as _,
-    r2d2::{ConnectionManager, Pool},
+    r2d2::{self, ConnectionManager, CustomizeConnection, Pool},
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/postgres");
@@ -76,11 +76,66 @@ impl From<diesel::result::Error> for StoreError {
 /// Answer of every table function.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// A pool of connections; clones share it.
+/// Pools of connections; clones share them.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool<ConnectionManager<Database>>,
+    writers: Connections,
+    /// The same as `writers` on PostgreSQL.
+    readers: Connections,
     appended: Arc<Notify>,
+}
+
+/// A pool, and the queue before it. Who comes first is served first; a wait costs no thread and has no time limit, which
+/// the pool's own would.
+#[derive(Clone)]
+struct Connections {
+    pool: Pool<ConnectionManager<Database>>,
+    queue: Arc<Semaphore>,
+}
+
+/// SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
+const SQLITE_WRITERS: u32 = 1;
+/// In WAL mode SQLite's readers wait for nobody, and nobody for them.
+const SQLITE_READERS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 8;
+
+const WRITER_PRAGMAS: &[&str] = &[
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "busy_timeout=10000",
+    "foreign_keys=ON",
+];
+const READER_PRAGMAS: &[&str] = &["busy_timeout=10000", "query_only=ON"];
+
+/// Sets up every SQLite connection there ever is: a pool replaces its connections from time to time, and a new one has
+/// foreign keys off.
+#[derive(Debug)]
+struct Pragmas(&'static [&'static str]);
+
+impl CustomizeConnection<Database, r2d2::Error> for Pragmas {
+    fn on_acquire(&self, connection: &mut Database) -> Result<(), r2d2::Error> {
+        if let Database::Sqlite(connection) = connection {
+            for pragma in self.0 {
+                diesel::sql_query(format!("PRAGMA {pragma}"))
+                    .execute(connection)
+                    .map_err(r2d2::Error::QueryError)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn connections(url: &str, size: u32, pragmas: &'static [&'static str]) -> StoreResult<Connections> {
+    let pool = Pool::builder()
+        .max_size(size)
+        .connection_customizer(Box::new(Pragmas(pragmas)))
+        .build(ConnectionManager::new(url))
+        .map_err(|e| StoreError::Open(e.to_string()))?;
+    let places = usize::try_from(size).unwrap_or(1);
+    Ok(Connections {
+        pool,
+        queue: Arc::new(Semaphore::new(places)),
+    })
 }
 
 impl Store {
@@ -97,35 +152,27 @@ impl Store {
     fn open_blocking(url: &str) -> StoreResult<Self> {
         let open = |e: &dyn std::fmt::Display| StoreError::Open(e.to_string());
         let is_postgres = url.starts_with("postgres");
-        // SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
-        let size = if is_postgres { 8 } else { 1 };
-        let manager = ConnectionManager::<Database>::new(url);
-        let pool = Pool::builder()
-            .max_size(size)
-            .build(manager)
-            .map_err(|e| open(&e))?;
-        let mut connection = pool.get().map_err(|e| open(&e))?;
+        let size = if is_postgres {
+            POSTGRES_CONNECTIONS
+        } else {
+            SQLITE_WRITERS
+        };
+        let writers = connections(url, size, WRITER_PRAGMAS)?;
+        let mut connection = writers.pool.get().map_err(|e| open(&e))?;
         match &mut *connection {
-            Database::Postgres(connection) => {
-                connection
-                    .run_pending_migrations(POSTGRES)
-                    .map_err(|e| open(&e))?;
-            }
-            Database::Sqlite(connection) => {
-                for pragma in [
-                    "journal_mode=WAL",
-                    "synchronous=FULL",
-                    "busy_timeout=10000",
-                    "foreign_keys=ON",
-                ] {
-                    diesel::sql_query(format!("PRAGMA {pragma}")).execute(connection)?;
-                }
-                connection.run_pending_migrations(SQLITE).map_err(|e| open(&e))?;
-            }
+            Database::Postgres(connection) => connection.run_pending_migrations(POSTGRES),
+            Database::Sqlite(connection) => connection.run_pending_migrations(SQLITE),
         }
+        .map_err(|e| open(&e))?;
         drop(connection);
+        let readers = if is_postgres {
+            writers.clone()
+        } else {
+            connections(url, SQLITE_READERS, READER_PRAGMAS)?
+        };
         Ok(Self {
-            pool,
+            writers,
+            readers,
             appended: Arc::default(),
         })
     }
@@ -133,6 +180,28 @@ impl Store {
     /// Waits until a transaction of this process has committed an event.
     pub async fn appended(&self) {
         self.appended.notified().await;
+    }
+
+    /// How many transactions that write can run at once.
+    #[must_use]
+    pub fn writers(&self) -> usize {
+        usize::try_from(self.writers.pool.max_size()).unwrap_or(1)
+    }
+
+    /// Runs `work`, which only reads, in one transaction. It sees what was committed before it began, and on SQLite it
+    /// does not wait for who writes; a write in it fails there.
+    ///
+    /// # Errors
+    /// What `work` gives, or that the database cannot be reached.
+    pub async fn read<T, E>(
+        &self,
+        work: impl FnOnce(&mut Database) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        run(&self.readers, work, |_| {}).await
     }
 
     /// Runs `work` in one transaction; an error rolls it back.
@@ -147,23 +216,45 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let (pool, appended) = (self.pool.clone(), Arc::clone(&self.appended));
-        let task = tokio::task::spawn_blocking(move || {
-            let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
-            events::clear_appended();
-            let done = connection
-                .transaction(|connection| work(connection).map_err(Rollback::Work))
-                .map_err(|rollback| match rollback {
-                    Rollback::Work(error) => error,
-                    Rollback::Database(error) => StoreError::from(error).into(),
-                });
-            if done.is_ok() && events::clear_appended() {
+        let appended = Arc::clone(&self.appended);
+        let commits = move |told: bool| {
+            if told {
                 appended.notify_one();
             }
-            done
-        });
-        task.await.map_err(|_| StoreError::Task)?
+        };
+        run(&self.writers, work, commits).await
     }
+}
+
+/// Runs one transaction; `committed` hears after it whether it appended an event.
+async fn run<T, E>(
+    connections: &Connections,
+    work: impl FnOnce(&mut Database) -> Result<T, E> + Send + 'static,
+    committed: impl FnOnce(bool) + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    let place = Arc::clone(&connections.queue).acquire_owned().await;
+    let place = place.map_err(|_| StoreError::Task)?;
+    let pool = connections.pool.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
+        events::clear_appended();
+        let done = connection
+            .transaction(|connection| work(connection).map_err(Rollback::Work))
+            .map_err(|rollback| match rollback {
+                Rollback::Work(error) => error,
+                Rollback::Database(error) => StoreError::from(error).into(),
+            });
+        if done.is_ok() {
+            committed(events::clear_appended());
+        }
+        done
+    });
+    task.await.map_err(|_| StoreError::Task)?
 }
 
 /// Why a transaction was rolled back.
@@ -216,4 +307,38 @@ where
     T::Err: std::fmt::Display,
 {
     text.parse().map_err(|e: T::Err| StoreError::Row(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(diesel::QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        foreign_keys: i32,
+    }
+
+    #[tokio::test]
+    async fn every_connection_of_a_pool_is_set_up_and_readers_do_not_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.db").display().to_string();
+        let store = Store::open(&path).await.unwrap();
+        let pool = connections(&path, 2, WRITER_PRAGMAS).unwrap();
+        let mut held = [pool.pool.get().unwrap(), pool.pool.get().unwrap()];
+        for connection in &mut held {
+            let Database::Sqlite(connection) = &mut **connection else {
+                panic!("the path is of an SQLite file");
+            };
+            let setting: Setting = diesel::sql_query("PRAGMA foreign_keys")
+                .get_result(connection)
+                .unwrap();
+            assert_eq!(setting.foreign_keys, 1);
+        }
+        let write = |db: &mut Database| settings::put(db, "a", "b");
+        assert!(store.read(write).await.is_err());
+        store.transaction(write).await.unwrap();
+        let found = store.read(|db| settings::get(db, "a")).await.unwrap();
+        assert_eq!(found.as_deref(), Some("b"), "what was committed is seen at once");
+    }
 }

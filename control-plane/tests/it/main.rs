@@ -10,5 +10,6 @@ mod common;
 mod events;
 mod lists;
 mod live;
+mod scheduler;
 mod store;
 mod webhooks;

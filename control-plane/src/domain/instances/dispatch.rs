@@ -29,7 +29,7 @@ pub type Waiting = String;
 /// When the store or a secret fails. That there is nothing to do yet is `Ok(Err(why))`.
 pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waiting>, ApiError> {
     let now = (app.now)();
-    let prepared = app.store.transaction(move |db| find_machine(db, id)).await?;
+    let prepared = app.store.read(move |db| find_machine(db, id)).await?;
     let (instance, machine, sealing_key) = match prepared {
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
