@@ -37,8 +37,8 @@ use crate::{
 pub use broker::connect;
 
 /// The most messages that are looked at together: enough that a hundred sites' reports share a transaction, few enough
-/// that a word to a site does not wait for long.
-const BATCH: usize = 200;
+/// that whoever else writes does not wait for long.
+const BATCH: usize = 64;
 /// How long a sync request stays good.
 const SYNC_VALIDITY: TimeDelta = TimeDelta::minutes(5);
 
