@@ -62,6 +62,9 @@ pub struct Given {
     /// URL by which edges and people reach the API [default: http:// and --http]
     #[arg(long, env = "SLIPWAY_PUBLIC_URL")]
     pub public_url: Option<String>,
+    /// Most installs under way at all sites together [default: 2000]
+    #[arg(long, env = "SLIPWAY_MAX_INSTALLS")]
+    pub max_installs: Option<usize>,
     /// HOST:PORT of an external broker, used with this control plane's own certificates, instead of the embedded one
     #[arg(long, env = "SLIPWAY_BROKER")]
     pub broker: Option<String>,
@@ -103,6 +106,8 @@ pub struct Config {
     pub mqtt_public: HostPort,
     /// By which edges and people reach the API.
     pub public_url: String,
+    /// Most installs under way at all sites together.
+    pub max_installs: usize,
     /// An external broker.
     pub broker: Option<HostPort>,
     /// How many days events are kept.
@@ -142,6 +147,7 @@ impl Given {
             http,
             database_url: self.database_url.or(file.database_url).unwrap_or_else(sqlite),
             data_dir,
+            max_installs: self.max_installs.or(file.max_installs).unwrap_or(2000),
             mqtt,
             mqtt_public: host_port("SLIPWAY_MQTT_PUBLIC", &mqtt_public)?,
             public_url: self

@@ -25,7 +25,11 @@ use crate::{
     app::App,
     auth,
     error::ApiError,
-    store::{Database, StoreResult, audit, logins, users},
+    store::{
+        Database, StoreResult, audit,
+        logins::{self, Session},
+        users,
+    },
 };
 
 /// Name of the session's cookie.
@@ -150,26 +154,31 @@ pub fn session_cookie(headers: &HeaderMap) -> Option<String> {
 }
 
 async fn who(app: &App, proof: Option<Proof>, method: &Method, stranger: &Actor) -> Result<Caller, ApiError> {
-    let (now, address, changes) = ((app.now)(), stranger.address.clone(), !method.is_safe());
-    let proof = proof.ok_or(ApiError::Unauthorized)?;
+    let (now, address) = ((app.now)(), stranger.address.clone());
     // Looked up by a hash, so the time taken says nothing of a token that is held.
-    app.store
-        .transaction(move |db| match proof {
-            Proof::Key(hash) => by_key(db, &hash, address, now),
-            Proof::Session { cookie, csrf } => {
-                by_session(db, &cookie, csrf.as_deref().filter(|_| changes), (address, now)).and_then(
-                    |(caller, fits)| {
-                        if changes && !fits {
-                            return Err(ApiError::Forbidden(format!(
-                                "a changing request of a session carries its token in the header {CSRF}"
-                            )));
-                        }
-                        Ok(caller)
-                    },
-                )
+    match proof.ok_or(ApiError::Unauthorized)? {
+        Proof::Key(hash) => app.store.read(move |db| by_key(db, &hash, address, now)).await,
+        Proof::Session { cookie, csrf } => {
+            let key = cookie.clone();
+            let (caller, session) = app
+                .store
+                .read(move |db| by_session(db, &key, address, now))
+                .await?;
+            let fits = csrf.is_some_and(|csrf| auth::hash(&csrf) == auth::hash(&session.csrf));
+            if !method.is_safe() && !fits {
+                return Err(ApiError::Forbidden(format!(
+                    "a changing request of a session carries its token in the header {CSRF}"
+                )));
             }
-        })
-        .await
+            if now - session.used_at > TimeDelta::minutes(1) {
+                let touch = app
+                    .store
+                    .transaction(move |db| logins::touch_session(db, &cookie, now));
+                touch.await?;
+            }
+            Ok(caller)
+        }
+    }
 }
 
 fn by_key(db: &mut Database, hash: &str, address: String, now: DateTime<Utc>) -> Result<Caller, ApiError> {
@@ -180,22 +189,21 @@ fn by_key(db: &mut Database, hash: &str, address: String, now: DateTime<Utc>) ->
     caller(db, &key.holder, (Via::Key, address), key.permissions.as_ref())
 }
 
-/// The caller of a session, and whether the second half that came along is its own.
+/// The caller of a session.
 fn by_session(
     db: &mut Database,
     hash: &str,
-    csrf: Option<&str>,
-    (address, now): (String, DateTime<Utc>),
-) -> Result<(Caller, bool), ApiError> {
+    address: String,
+    now: DateTime<Utc>,
+) -> Result<(Caller, Session), ApiError> {
     let session = logins::session(db, hash)?.ok_or(ApiError::Unauthorized)?;
     if session.expires_at <= now || session.used_at + SESSION_IDLE <= now {
         return Err(ApiError::Unauthorized);
     }
-    if now - session.used_at > TimeDelta::minutes(1) {
-        logins::touch_session(db, hash, now)?;
-    }
-    let fits = csrf.is_some_and(|csrf| auth::hash(csrf) == auth::hash(&session.csrf));
-    Ok((caller(db, &session.holder, (Via::Session, address), None)?, fits))
+    Ok((
+        caller(db, &session.holder, (Via::Session, address), None)?,
+        session,
+    ))
 }
 
 fn caller(

@@ -210,7 +210,7 @@ fn key_view(key: logins::ApiKey, secret: Option<&Secret>) -> KeyView {
 pub async fn keys(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<List<KeyView>>, ApiError> {
     let rows = app
         .store
-        .transaction(move |db| logins::keys_of(db, &caller.user))
+        .read(move |db| logins::keys_of(db, &caller.user))
         .await?;
     let items = rows.into_iter().map(|key| key_view(key, None)).collect();
     Ok(Json(List { items, next: None }))
@@ -286,7 +286,7 @@ pub async fn ssh_keys(
 ) -> Result<Json<List<SshKeyView>>, ApiError> {
     let rows = app
         .store
-        .transaction(move |db| logins::ssh_keys_of(db, &caller.user))
+        .read(move |db| logins::ssh_keys_of(db, &caller.user))
         .await?;
     let items = rows.into_iter().map(ssh_key_view).collect();
     Ok(Json(List { items, next: None }))

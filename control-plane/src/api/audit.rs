@@ -98,7 +98,7 @@ pub async fn list(
     };
     let rows = app
         .store
-        .transaction(move |db| audit::list(db, &filter, cursor, limit))
+        .read(move |db| audit::list(db, &filter, cursor, limit))
         .await?;
     let items: Vec<AuditView> = rows.into_iter().map(view).collect();
     let lines = headers

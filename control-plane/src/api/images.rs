@@ -128,10 +128,7 @@ pub async fn list(
     Query(page): Query<Page>,
 ) -> Result<Json<List<ImageView>>, ApiError> {
     let (limit, cursor) = (page.limit(), page.cursor());
-    let rows = app
-        .store
-        .transaction(move |db| images::list(db, &cursor, limit))
-        .await?;
+    let rows = app.store.read(move |db| images::list(db, &cursor, limit)).await?;
     let items = rows.into_iter().map(view).collect();
     Ok(Json(List::page(items, limit, |image: &ImageView| {
         image.name.clone()
@@ -144,7 +141,7 @@ pub async fn list(
 pub async fn get(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<Json<ImageView>, ApiError> {
     let found = app
         .store
-        .transaction(move |db| images::get(db, &key)?.ok_or_else(|| ApiError::NotFound("image", key)));
+        .read(move |db| images::get(db, &key)?.ok_or_else(|| ApiError::NotFound("image", key)));
     Ok(Json(view(found.await?)))
 }
 

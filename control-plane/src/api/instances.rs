@@ -169,7 +169,7 @@ pub struct Accepted {
 }
 
 async fn accepted(app: &App, (instance, job): (Instance, jobs::Job)) -> Result<Accepted, ApiError> {
-    let instance = app.store.transaction(move |db| view(db, instance)).await?;
+    let instance = app.store.read(move |db| view(db, instance)).await?;
     Ok(Accepted {
         instance,
         job: super::jobs::view((job, None)),
@@ -248,7 +248,7 @@ pub async fn list(
         site: filter.site,
         state: filter.state,
     };
-    let items = app.store.transaction(move |db| {
+    let items = app.store.read(move |db| {
         let rows = instances::list(db, (&filter, &visible), &cursor, limit)?;
         rows.into_iter()
             .map(|instance| view(db, instance))
@@ -268,7 +268,7 @@ pub async fn get(
     Path(key): Path<String>,
 ) -> Result<Json<InstanceView>, ApiError> {
     let instance = domain::instances::get(&app, &caller, key).await?;
-    Ok(Json(app.store.transaction(move |db| view(db, instance)).await?))
+    Ok(Json(app.store.read(move |db| view(db, instance)).await?))
 }
 
 /// Gives an instance back: its machine is switched off and becomes free. Its disk is not erased yet.
@@ -312,7 +312,7 @@ pub async fn update(
         locked: body.locked,
     };
     let instance = domain::instances::update(&app, &caller, key, change).await?;
-    Ok(Json(app.store.transaction(move |db| view(db, instance)).await?))
+    Ok(Json(app.store.read(move |db| view(db, instance)).await?))
 }
 
 /// Switches an instance on.

@@ -139,7 +139,7 @@ pub async fn list(
     let visible = caller.visible(Permission::JobsRead);
     let rows = app
         .store
-        .transaction(move |db| jobs::list(db, (&filter, &visible), &cursor, limit))
+        .read(move |db| jobs::list(db, (&filter, &visible), &cursor, limit))
         .await?;
     let items = rows.into_iter().map(|job| view((job, None))).collect();
     Ok(Json(List::page(items, limit, |job: &JobView| job.id.clone())))

@@ -181,7 +181,7 @@ pub async fn list(
     let sites = caller.visible(Permission::MachinesRead).sites(filter.site);
     let rows = app
         .store
-        .transaction(move |db| machines::list(db, sites, &cursor, limit))
+        .read(move |db| machines::list(db, sites, &cursor, limit))
         .await?;
     let items = rows.into_iter().map(view).collect();
     Ok(Json(List::page(items, limit, |m: &MachineView| m.name.clone())))
@@ -220,10 +220,7 @@ pub async fn order(
 ) -> Result<impl IntoResponse, ApiError> {
     let machine = domain::machines::get(&app, &caller, key).await?;
     let name = machine.name.clone();
-    let row = app
-        .store
-        .transaction(move |db| orders::get(db, machine.id))
-        .await?;
+    let row = app.store.read(move |db| orders::get(db, machine.id)).await?;
     let row = row.ok_or_else(|| ApiError::NotFound("order of machine", name))?;
     Ok(Json(
         serde_json::json!({ "revision": row.revision, "order": row.order }),
@@ -242,7 +239,7 @@ pub async fn report(
     let name = machine.name.clone();
     let row = app
         .store
-        .transaction(move |db| reports::of_machine(db, machine.id))
+        .read(move |db| reports::of_machine(db, machine.id))
         .await?;
     let (revision, report) = row.ok_or_else(|| ApiError::NotFound("report of machine", name))?;
     Ok(Json(
@@ -309,7 +306,7 @@ pub async fn discovered(
     State(app): State<Arc<App>>,
     caller: Caller,
 ) -> Result<Json<List<DiscoveredView>>, ApiError> {
-    let rows = app.store.transaction(discovered::list).await?;
+    let rows = app.store.read(discovered::list).await?;
     let visible = caller.visible(Permission::MachinesRead);
     let rows = rows
         .into_iter()

@@ -109,7 +109,7 @@ pub async fn list(
         Visible::All => None,
         Visible::Only { projects, .. } => Some(projects.into_iter().collect()),
     };
-    let items = app.store.transaction(move |db| {
+    let items = app.store.read(move |db| {
         let rows = projects::list(db, only, &cursor, limit)?;
         rows.into_iter()
             .map(|project| view(db, project))
@@ -131,7 +131,7 @@ pub async fn create(
     let made = domain::projects::create(&app, &caller, body.id, body.description).await?;
     Ok((
         StatusCode::CREATED,
-        Json(app.store.transaction(move |db| view(db, made)).await?),
+        Json(app.store.read(move |db| view(db, made)).await?),
     ))
 }
 
@@ -147,7 +147,7 @@ pub async fn get(
 }
 
 async fn shown(app: &App, caller: Caller, id: String) -> Result<Json<ProjectView>, ApiError> {
-    let found = app.store.transaction(move |db| {
+    let found = app.store.read(move |db| {
         let project = domain::projects::get(db, &caller, &id)?;
         Ok::<_, ApiError>(view(db, project)?)
     });
@@ -173,7 +173,7 @@ pub async fn update(
     Body(body): Body<ProjectChangeBody>,
 ) -> Result<Json<ProjectView>, ApiError> {
     let project = domain::projects::describe(&app, &caller, id, body.description).await?;
-    Ok(Json(app.store.transaction(move |db| view(db, project)).await?))
+    Ok(Json(app.store.read(move |db| view(db, project)).await?))
 }
 
 /// Removes a project that has no instances.

@@ -19,7 +19,7 @@ use crate::{
     app::App,
     domain,
     error::ApiError,
-    store::sites::{self, Site, SiteSettings},
+    store::sites::{self, Limits, Site, SiteSettings},
 };
 
 /// An edge says hello every 30 s; three missed ones mean that it is gone.
@@ -113,6 +113,9 @@ pub struct NewSite {
     /// The networks its edge serves.
     #[serde(default)]
     pub subnets: Vec<Subnet>,
+    /// What the scheduler keeps to.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// What is to be changed of a site; the rest stays.
@@ -125,6 +128,8 @@ pub struct SiteChange {
     pub discover: Option<bool>,
     /// The networks its edge serves.
     pub subnets: Option<Vec<Subnet>>,
+    /// What the scheduler keeps to.
+    pub limits: Option<Limits>,
 }
 
 /// A site.
@@ -138,6 +143,8 @@ pub struct SiteView {
     pub discover: bool,
     /// The networks its edge serves.
     pub subnets: Vec<Subnet>,
+    /// What the scheduler keeps to.
+    pub limits: Limits,
     /// Whether an edge has joined.
     pub joined: bool,
     /// Whether its edge is connected.
@@ -157,6 +164,7 @@ fn view(site: Site, now: DateTime<Utc>) -> SiteView {
         description: site.settings.description,
         discover: site.settings.discover,
         subnets: site.settings.subnets.into_iter().map(Subnet::from).collect(),
+        limits: site.settings.limits,
         joined: site.report_key.is_some(),
         online: site.online && heard,
         last_seen: site.last_seen,
@@ -178,6 +186,7 @@ pub async fn create(
         description: new.description,
         discover: new.discover,
         subnets: new.subnets.into_iter().map(SubnetConfig::from).collect(),
+        limits: new.limits,
     };
     let site = domain::sites::create(&app, &caller, id, settings).await?;
     Ok((StatusCode::CREATED, Json(view(site, (app.now)()))))
@@ -191,10 +200,7 @@ pub async fn list(
     Query(page): Query<Page>,
 ) -> Result<Json<List<SiteView>>, ApiError> {
     let (limit, cursor, now) = (page.limit(), page.cursor(), (app.now)());
-    let rows = app
-        .store
-        .transaction(move |db| sites::list(db, &cursor, limit))
-        .await?;
+    let rows = app.store.read(move |db| sites::list(db, &cursor, limit)).await?;
     let next = super::next(&rows, limit, |site| site.id.to_string());
     let seen = rows
         .into_iter()
@@ -237,6 +243,9 @@ pub async fn update(
         }
         if let Some(discover) = change.discover {
             settings.discover = discover;
+        }
+        if let Some(limits) = change.limits {
+            settings.limits = limits;
         }
         if let Some(subnets) = change.subnets {
             settings.subnets = subnets.into_iter().map(SubnetConfig::from).collect();

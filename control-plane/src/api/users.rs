@@ -92,7 +92,7 @@ fn view(db: &mut Database, user: User) -> StoreResult<UserView> {
 }
 
 async fn viewed(app: &App, user: User) -> Result<Json<UserView>, ApiError> {
-    Ok(Json(app.store.transaction(move |db| view(db, user)).await?))
+    Ok(Json(app.store.read(move |db| view(db, user)).await?))
 }
 
 /// Lists users by name.
@@ -103,7 +103,7 @@ pub async fn list(
     Query(page): Query<Page>,
 ) -> Result<Json<List<UserView>>, ApiError> {
     let (limit, cursor) = (page.limit(), page.cursor());
-    let items = app.store.transaction(move |db| {
+    let items = app.store.read(move |db| {
         let rows = users::list(db, &cursor, limit)?;
         rows.into_iter()
             .map(|user| view(db, user))
@@ -243,7 +243,7 @@ pub struct RoleView {
 /// Lists roles: the built-in ones, then the custom ones by name.
 #[utoipa::path(get, path = "/api/v1/roles", tag = "users", responses((status = 200, body = List<RoleView>)))]
 pub async fn roles(State(app): State<Arc<App>>) -> Result<Json<List<RoleView>>, ApiError> {
-    let custom = app.store.transaction(users::custom_roles).await?;
+    let custom = app.store.read(users::custom_roles).await?;
     let given = BUILT_IN.iter().map(|name| RoleView {
         name: (*name).to_owned(),
         permissions: built_in(name).unwrap_or_default(),
@@ -263,7 +263,7 @@ pub async fn roles(State(app): State<Arc<App>>) -> Result<Json<List<RoleView>>, 
     responses((status = 200, body = RoleView), (status = 404)))]
 pub async fn role(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<RoleView>, ApiError> {
     let key = name.clone();
-    let found = app.store.transaction(move |db| users::role(db, &key)).await?;
+    let found = app.store.read(move |db| users::role(db, &key)).await?;
     let permissions = found.ok_or_else(|| ApiError::NotFound("role", name.clone()))?;
     Ok(Json(RoleView {
         built_in: built_in(&name).is_some(),

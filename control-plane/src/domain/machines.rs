@@ -167,7 +167,7 @@ fn choose_address(
 /// When there is none, or the caller may not see it: who may not know is told the same.
 pub async fn get(app: &App, caller: &Caller, key: String) -> Result<Machine, ApiError> {
     let caller = caller.clone();
-    app.store.transaction(move |db| seen_by(db, &caller, &key)).await
+    app.store.read(move |db| seen_by(db, &caller, &key)).await
 }
 
 fn seen_by(db: &mut Database, caller: &Caller, key: &str) -> Result<Machine, ApiError> {
@@ -251,6 +251,7 @@ mod tests {
         let settings = SiteSettings {
             description: String::new(),
             discover: false,
+            limits: crate::store::sites::Limits::default(),
             subnets: vec![SubnetConfig {
                 network: "192.0.2.0/29".parse().unwrap(),
                 server: Ipv4Addr::new(192, 0, 2, 1),

@@ -42,6 +42,15 @@ fn check(settings: &SiteSettings) -> Result<(), ApiError> {
     for subnet in &settings.subnets {
         check_subnet(subnet)?;
     }
+    if settings
+        .limits
+        .maintenance
+        .iter()
+        .any(|window| window.to <= window.from)
+    {
+        let detail = "a maintenance window ends before it begins".to_owned();
+        return Err(ApiError::Bad("maintenance", detail));
+    }
     Ok(())
 }
 
@@ -107,7 +116,7 @@ fn missing(id: &str) -> ApiError {
 /// When there is none of that name, or the caller may not see it: who may not know is told the same.
 pub async fn get(app: &App, caller: &Caller, id: String) -> Result<Site, ApiError> {
     let caller = caller.clone();
-    app.store.transaction(move |db| seen_by(db, &caller, &id)).await
+    app.store.read(move |db| seen_by(db, &caller, &id)).await
 }
 
 fn seen_by(db: &mut Database, caller: &Caller, id: &str) -> Result<Site, ApiError> {
@@ -144,7 +153,7 @@ fn change(
 /// When there is none of that name.
 pub(super) async fn known(app: &App, id: String) -> Result<Site, ApiError> {
     app.store
-        .transaction(move |db| sites::get(db, &id)?.ok_or_else(|| missing(&id)))
+        .read(move |db| sites::get(db, &id)?.ok_or_else(|| missing(&id)))
         .await
 }
 

@@ -44,7 +44,7 @@ fn told(user: &User) -> serde_json::Value {
 /// When there is none.
 pub async fn get(app: &App, key: String) -> Result<User, ApiError> {
     app.store
-        .transaction(move |db| users::get(db, &key)?.ok_or_else(|| missing(&key)))
+        .read(move |db| users::get(db, &key)?.ok_or_else(|| missing(&key)))
         .await
 }
 

@@ -3,6 +3,7 @@
 
 mod deadlines;
 mod dispatch;
+pub mod plan;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ const TICK: Duration = Duration::from_secs(2);
 
 /// Runs all reconcilers until `stop`.
 pub async fn run(app: Arc<App>, stop: CancellationToken) {
+    let mut told = dispatch::Told::new();
     let mut tick = tokio::time::interval(TICK);
     loop {
         let woken_by_tick = tokio::select! {
@@ -26,7 +28,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
             () = app.work.notified() => false,
             _ = tick.tick() => true,
         };
-        tell(dispatch::reconcile(&app).await);
+        tell(dispatch::reconcile(&app, &mut told).await);
         // A word says that there is something to dispatch; it does not make time pass faster.
         if woken_by_tick {
             tell(deadlines::reconcile(&app).await);

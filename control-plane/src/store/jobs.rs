@@ -242,6 +242,22 @@ pub fn reopen(
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
+/// The rank of queued jobs that have one.
+///
+/// # Errors
+/// When the database fails.
+pub fn priorities(connection: &mut Database) -> StoreResult<Vec<(JobId, i64)>> {
+    use jobs::dsl;
+    let rows: Vec<(String, i64)> = dsl::jobs
+        .filter(dsl::state.eq(to_word(&JobState::Queued)?))
+        .filter(dsl::priority.ne(0))
+        .select((dsl::id, dsl::priority))
+        .load(connection)?;
+    rows.into_iter()
+        .map(|(id, priority)| Ok((parse(&id)?, priority)))
+        .collect()
+}
+
 /// Jobs that count against limits: those running that install, by site and project.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{ids::SiteId, keys::VerifyingKey, seal::SealingKey, site::SubnetConfig};
+use utoipa::ToSchema;
 
 use super::{
     Database, StoreResult, from_json, micros, parse,
@@ -20,6 +21,41 @@ pub struct SiteSettings {
     pub discover: bool,
     /// The networks its edge serves.
     pub subnets: Vec<SubnetConfig>,
+    /// What the scheduler keeps to.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// A time in which nothing is begun at a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// From then on,
+    pub from: DateTime<Utc>,
+    /// until then.
+    pub to: DateTime<Utc>,
+}
+
+/// What the scheduler keeps to at a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most installs under way at once.
+    pub max_installs: u32,
+    /// So many failed installs within 30 minutes hold the site back.
+    pub max_failures: u32,
+    /// Times in which nothing is begun.
+    pub maintenance: Vec<Window>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_installs: 100,
+            max_failures: 10,
+            maintenance: Vec::new(),
+        }
+    }
 }
 
 /// A site.
@@ -271,4 +307,16 @@ pub fn use_token(connection: &mut Database, id: &str, now: DateTime<Utc>) -> Sto
         .set(dsl::used_at.eq(Some(micros(now))))
         .execute(connection)?
         == 1)
+}
+
+/// The limits of every site.
+///
+/// # Errors
+/// When the database fails.
+pub fn limits(connection: &mut Database) -> StoreResult<Vec<(String, Limits)>> {
+    use sites::dsl;
+    let rows: Vec<(String, String)> = dsl::sites.select((dsl::id, dsl::config)).load(connection)?;
+    rows.into_iter()
+        .map(|(id, config)| Ok((id, from_json::<SiteSettings>(&config)?.limits)))
+        .collect()
 }

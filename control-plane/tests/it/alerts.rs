@@ -126,6 +126,7 @@ async fn begin(store: &Store) {
             description: String::new(),
             discover: false,
             subnets: vec![],
+            limits: Default::default(),
         };
         sites::insert(db, &site(), &settings, at(0))?;
         domain::sites::heard(db, &site(), true, at(0))?;

@@ -122,7 +122,15 @@ async fn the_same_request_twice_makes_one_instance() {
     };
     let first = ask("k", "w").await;
     assert_eq!(first.0, StatusCode::ACCEPTED);
-    assert_eq!(ask("k", "w").await, first, "the very same answer");
+    let again = ask("k", "w").await;
+    let ids = |(status, answer): &(StatusCode, Value)| {
+        (
+            *status,
+            answer["instance"]["id"].clone(),
+            answer["job"]["id"].clone(),
+        )
+    };
+    assert_eq!(ids(&again), ids(&first), "the very same instance and job");
     assert_eq!(ask("k", "other").await.1["code"], "idempotency_key");
     let (_, list) = server.call(Method::GET, "/api/v1/instances", None).await;
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
@@ -131,6 +139,14 @@ async fn the_same_request_twice_makes_one_instance() {
         .call(Method::GET, &format!("/api/v1/jobs/{job}"), None)
         .await;
     assert_eq!(job["state"], "queued", "no edge has joined, so it waits");
+    let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let shown = server.get("/api/v1/instances/w").await;
+        match shown["waiting"].as_str() {
+            Some(why) => break assert_eq!(why, "no edge has joined site bj-1"),
+            None => assert!(tokio::time::Instant::now() < limit, "nobody said why: {shown}"),
+        }
+    }
     let cancel = format!("/api/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
     assert_eq!(server.post(&cancel, json!({})).await.0, StatusCode::ACCEPTED);
     assert_eq!(server.post(&cancel, json!({})).await.1["code"], "job_ended");

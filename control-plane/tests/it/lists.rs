@@ -30,6 +30,7 @@ fn settings() -> SiteSettings {
         description: String::new(),
         discover: false,
         subnets: vec![],
+        limits: Default::default(),
     }
 }
 

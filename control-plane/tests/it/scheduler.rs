@@ -35,6 +35,7 @@ fn make_site(db: &mut Database, name: &str) -> StoreResult<()> {
         description: String::new(),
         discover: false,
         subnets: vec![],
+        limits: Default::default(),
     };
     sites::insert(db, &site(name), &settings, Utc::now())?;
     let report_key = Signer::generate().unwrap().0.verifying_key();

@@ -40,6 +40,7 @@ fn settings() -> SiteSettings {
         description: "d".into(),
         discover: false,
         subnets: vec![],
+        limits: Default::default(),
     }
 }
 

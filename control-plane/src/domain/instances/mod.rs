@@ -88,7 +88,7 @@ fn queue(
 pub async fn get(app: &App, caller: &Caller, key: String) -> Result<Instance, ApiError> {
     let visible = caller.visible(Permission::InstancesRead);
     app.store
-        .transaction(move |db| {
+        .read(move |db| {
             instances::get(db, &key, &visible)?.ok_or_else(|| ApiError::NotFound("instance", key))
         })
         .await
