@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{MatchedPath, Request},
+    http::Method,
     middleware::{self, Next},
     response::Response,
 };
@@ -14,12 +15,16 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
-    access::authenticate,
+    access::{
+        authenticate,
+        routes::{Needs, needs},
+    },
     api::{
         access, account, alerts, audit, events, images, instances, jobs, machines, projects, sites, users,
         webhooks,
     },
     app::App,
+    error::Problem,
     metrics,
 };
 
@@ -31,6 +36,55 @@ use crate::{
     license(name = "Apache-2.0")
 ))]
 struct Document;
+
+/// Adds to every operation what all have in common: how callers prove who they are, and what a refusal looks like.
+fn complete(document: &mut utoipa::openapi::OpenApi) {
+    use utoipa::{
+        PartialSchema as _, ToSchema as _,
+        openapi::{
+            Components, ContentBuilder, Ref, RefOr, ResponseBuilder,
+            security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+        },
+    };
+    let components = document.components.get_or_insert_with(Components::default);
+    components
+        .schemas
+        .insert(Problem::name().into_owned(), Problem::schema());
+    let key = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(authenticate::COOKIE)));
+    components
+        .security_schemes
+        .insert("key".to_owned(), RefOr::T(key));
+    components
+        .security_schemes
+        .insert("session".to_owned(), RefOr::T(cookie));
+    let problem = || {
+        let schema = Ref::from_schema_name(Problem::name());
+        let content = ContentBuilder::new().schema(Some(RefOr::Ref(schema))).build();
+        let response = ResponseBuilder::new().description("refused: `code` says why");
+        RefOr::T(response.content("application/problem+json", content).build())
+    };
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            (Method::GET, &mut item.get),
+            (Method::POST, &mut item.post),
+            (Method::PUT, &mut item.put),
+            (Method::PATCH, &mut item.patch),
+            (Method::DELETE, &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            let refusals = &mut operation.responses.responses;
+            refusals.retain(|status, _| status.starts_with('2'));
+            refusals.insert("default".to_owned(), problem());
+            if needs(&method, path) != Some(Needs::Nothing) {
+                let nothing: [&str; 0] = [];
+                let either = ["key", "session"].map(|scheme| SecurityRequirement::new(scheme, nothing));
+                operation.security = Some(either.into());
+            }
+        }
+    }
+}
 
 type Routes = OpenApiRouter<Arc<App>>;
 
@@ -111,6 +165,7 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
     let mut document = Document::openapi();
     document.merge(guarded_document);
     document.merge(open_document);
+    complete(&mut document);
     let docs: Router = SwaggerUi::new("/docs")
         .url("/api/openapi.json", document.clone())
         .into();

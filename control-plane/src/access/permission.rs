@@ -3,12 +3,15 @@
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 macro_rules! permissions {
     ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
         /// One thing that may be done.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Permission {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
@@ -84,6 +87,19 @@ permissions! {
     /// Read the metrics.
     MetricsRead = "metrics.read";
 }
+
+// By hand: the derive does not see through the macro to the words.
+impl PartialSchema for Permission {
+    fn schema() -> RefOr<Schema> {
+        let words = Self::ALL.iter().map(|permission| permission.word());
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(words));
+        schema.description(Some("One thing that may be done.")).into()
+    }
+}
+
+impl ToSchema for Permission {}
 
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

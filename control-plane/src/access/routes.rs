@@ -211,3 +211,9 @@ pub fn needs(method: &Method, path: &str) -> Option<Needs> {
         .find(|(m, p, _)| *m == method && *p == path)
         .map(|(_, _, needs)| *needs)
 }
+
+/// Whether a path is in the table, with whatever method.
+#[must_use]
+pub fn has_path(path: &str) -> bool {
+    ROUTES.iter().any(|(_, p, _)| *p == path)
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json,
-    extract::{ConnectInfo, Path, State},
+    extract::{ConnectInfo, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use slipway_protocol::seal::Secret;
 use utoipa::ToSchema;
 
-use super::{Body, List};
+use super::{Body, List, Path};
 use crate::{
     access::{
         Caller, Permission,

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, header},
     response::{
         IntoResponse, Response, Sse,
@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{List, Page};
+use super::{List, Page, Path, Query};
 use crate::{
     access::{Caller, Permission, Visible},
     app::App,

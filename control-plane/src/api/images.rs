@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Body as HttpBody,
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -20,7 +20,7 @@ use slipway_protocol::{
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{List, Page, parse};
+use super::{List, Page, Path, Query, parse};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,

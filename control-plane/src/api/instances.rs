@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use slipway_protocol::{ids::Digest, inventory::DiskRule, seal::Secret};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Body, List, Page, jobs::JobView, parse};
+use super::{Body, List, Page, Path, Query, jobs::JobView, parse};
 use crate::{
     access::{Caller, Permission},
     app::App,

@@ -6,12 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
-    response::IntoResponse,
-};
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{
@@ -22,7 +17,7 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Body, List, MAX_PAGE, Page, parse};
+use super::{Body, List, MAX_PAGE, Page, Path, Query, parse};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,

@@ -15,8 +15,8 @@ pub mod users;
 pub mod webhooks;
 
 use axum::{
-    extract::{FromRequest, Request},
-    http::HeaderMap,
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, request::Parts},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
@@ -82,6 +82,28 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         }
     }
 }
+
+/// Parameters in the path or after `?` whose errors are problem details with a code.
+macro_rules! parameters {
+    ($name:ident, $code:literal) => {
+        #[doc = concat!("As axum's, but what is wrong is told by the code `", $code, "`.")]
+        pub struct $name<T>(pub T);
+
+        impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for $name<T> {
+            type Rejection = ApiError;
+
+            async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+                match axum::extract::$name::<T>::from_request_parts(parts, state).await {
+                    Ok(axum::extract::$name(found)) => Ok(Self(found)),
+                    Err(rejection) => Err(ApiError::Bad($code, rejection.body_text())),
+                }
+            }
+        }
+    };
+}
+
+parameters!(Query, "query");
+parameters!(Path, "path");
 
 /// The revision in `If-Match`, if one is given.
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use slipway_protocol::site::SubnetConfig;
 use utoipa::ToSchema;
 
-use super::{Body, List, Page, if_match, parse};
+use super::{Body, List, Page, Path, Query, if_match, parse};
 use crate::{
     access::Caller,
     app::App,

@@ -2,18 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
-    response::IntoResponse,
-};
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use slipway_protocol::seal::Secret;
 use utoipa::ToSchema;
 
-use super::{Body, List, Page};
+use super::{Body, List, Page, Path, Query};
 use crate::{
     access::{
         Caller, Permission, Scope,
