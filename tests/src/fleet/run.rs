@@ -32,7 +32,7 @@ const OUTAGE_LIMIT: Duration = Duration::from_secs(60);
 pub struct Plan {
     /// Installs asked for at once.
     pub installs: usize,
-    /// What goes wrong meanwhile.
+    /// What goes wrong once all are accepted.
     pub chaos: Option<Chaos>,
     /// How long all may take.
     pub limit: Duration,
