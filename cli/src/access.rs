@@ -340,3 +340,45 @@ pub(crate) async fn run_project(
     output::print(format, &answer, &PROJECT);
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ann() -> Value {
+        json!({ "name": "ann", "grants": [
+            { "id": "g-1", "role": "viewer", "scope": "global" },
+            { "id": "g-2", "role": "operator", "scope": "site:bj-1" },
+        ]})
+    }
+
+    #[test]
+    fn a_grant_is_found_by_role_and_scope() {
+        let grant = |role: &str, scope: &str| Grant {
+            user: "ann".into(),
+            role: role.into(),
+            scope: scope.into(),
+        };
+        assert_eq!(grant_id(&ann(), &grant("operator", "site:bj-1")).unwrap(), "g-2");
+        let error = grant_id(&ann(), &grant("operator", "global")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("`ann` does not hold the role `operator` at global"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn objects_are_words_in_tables_and_stay_in_json() {
+        let word = |grant: &Value| Some(grant["role"].as_str()?.to_owned());
+        let list = json!({ "items": [ann()], "next": null });
+        assert_eq!(worded(Format::Json, list.clone(), "grants", word), list);
+        let shown = worded(Format::Table, list, "grants", word);
+        assert_eq!(shown["items"][0]["grants"], json!(["viewer", "operator"]));
+        assert_eq!(
+            worded(Format::Table, ann(), "grants", word)["grants"],
+            json!(["viewer", "operator"])
+        );
+    }
+}

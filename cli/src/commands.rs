@@ -16,7 +16,7 @@ use crate::{
     client::Client,
     config, events, jobs, life,
     output::{self, Format},
-    session, watch, webhooks,
+    session, sites, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -66,7 +66,7 @@ enum Command {
     Audit(account::Audit),
     /// Sites
     #[command(subcommand)]
-    Site(Site),
+    Site(sites::Site),
     /// Machines
     #[command(subcommand)]
     Machine(Machine),
@@ -95,38 +95,6 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Site {
-    /// Add a site
-    Create {
-        /// Its name
-        id: String,
-        /// For people
-        #[arg(long, default_value = "")]
-        description: String,
-        /// Boot unknown machines to look at them
-        #[arg(long)]
-        discover: bool,
-        /// NETWORK,server=ADDRESS[,gateway=ADDRESS][,pool=FIRST-LAST][,dns=ADDRESS]; may be repeated
-        #[arg(long = "subnet", value_parser = subnet)]
-        subnets: Vec<Value>,
-    },
-    /// List sites
-    List,
-    /// Show a site
-    Show { id: String },
-    /// Switch the look at unknown machines on or off
-    Discover {
-        id: String,
-        #[arg(action = clap::ArgAction::Set)]
-        on: bool,
-    },
-    /// Remove a site without machines
-    Delete { id: String },
-    /// Make a one-time join token for its edge
-    Token { id: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -197,13 +165,6 @@ enum Mqtt {
     Watch(watch::Watch),
 }
 
-const SITE: [(&str, &str); 5] = [
-    ("site", "/id"),
-    ("online", "/online"),
-    ("joined", "/joined"),
-    ("last seen", "/last_seen"),
-    ("description", "/description"),
-];
 const MACHINE: [(&str, &str); 6] = [
     ("machine", "/name"),
     ("site", "/site"),
@@ -255,7 +216,7 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Role(role) => access::run_role(client, output, role).await,
         Command::Project(project) => access::run_project(client, output, project).await,
         Command::Audit(audit) => account::run_audit(client, output, audit).await,
-        Command::Site(site) => run_site(client, output, site).await,
+        Command::Site(site) => sites::run(client, output, site).await,
         Command::Machine(machine) => run_machine(client, output, machine).await,
         Command::Image(image) => run_image(client, output, image).await,
         Command::Instance(instance) => life::run(client, output, instance).await,
@@ -267,42 +228,6 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-async fn run_site(client: &Client, format: Format, site: Site) -> anyhow::Result<ExitCode> {
-    let answer = match site {
-        Site::Create {
-            id,
-            description,
-            discover,
-            subnets,
-        } => {
-            let body =
-                json!({ "id": id, "description": description, "discover": discover, "subnets": subnets });
-            client.post("/api/v1/sites", body).await?
-        }
-        Site::List => client.get("/api/v1/sites?limit=1000").await?,
-        Site::Show { id } => client.get(&format!("/api/v1/sites/{id}")).await?,
-        Site::Discover { id, on } => {
-            client
-                .patch(&format!("/api/v1/sites/{id}"), json!({ "discover": on }))
-                .await?
-        }
-        Site::Delete { id } => return gone(client.delete(&format!("/api/v1/sites/{id}")).await),
-        Site::Token { id } => {
-            let answer = client
-                .post(&format!("/api/v1/sites/{id}/tokens"), json!({}))
-                .await?;
-            output::print(
-                format,
-                &answer,
-                &[("token", "/token"), ("good until", "/expires_at")],
-            );
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    output::print(format, &answer, &SITE);
-    Ok(ExitCode::SUCCESS)
 }
 
 fn gone(result: anyhow::Result<Value>) -> anyhow::Result<ExitCode> {
@@ -386,31 +311,6 @@ async fn run_image(client: &Client, format: Format, image: Image) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads `192.0.2.0/24,server=192.0.2.1,pool=192.0.2.200-192.0.2.250`.
-fn subnet(text: &str) -> Result<Value, String> {
-    let mut parts = text.split(',');
-    let mut subnet = json!({ "network": parts.next().unwrap_or_default() });
-    for part in parts {
-        let (name, value) = part
-            .split_once('=')
-            .ok_or_else(|| format!("`{part}` is not NAME=VALUE"))?;
-        match name {
-            "server" | "gateway" => subnet[name] = value.into(),
-            "dns" => subnet[name] = value.split('+').collect::<Vec<_>>().into(),
-            "pool" => {
-                let (first, last) = value.split_once('-').ok_or("a pool is FIRST-LAST")?;
-                subnet[name] = json!([first, last]);
-            }
-            other => {
-                return Err(format!(
-                    "`{other}` is not known: server, gateway, dns and pool are"
-                ));
-            }
-        }
-    }
-    Ok(subnet)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -427,13 +327,65 @@ mod tests {
     }
 
     #[test]
-    fn subnets_are_read() {
-        let read =
-            subnet("192.0.2.0/24,server=192.0.2.1,pool=192.0.2.200-192.0.2.250,dns=192.0.2.1+192.0.2.2")
-                .unwrap();
-        let expected = json!({ "network": "192.0.2.0/24", "server": "192.0.2.1", "pool": ["192.0.2.200", "192.0.2.250"],
-            "dns": ["192.0.2.1", "192.0.2.2"] });
-        assert_eq!(read, expected);
-        assert!(subnet("192.0.2.0/24,pool=x").is_err() && subnet("192.0.2.0/24,color=red").is_err());
+    fn the_address_of_a_log_in_may_stand_in_either_place() {
+        let cli = Cli::parse_from(["slipway", "login", "--url", "http://x", "--name", "ann"]);
+        assert_eq!(cli.url.as_deref(), Some("http://x"));
+        let cli = Cli::parse_from(["slipway", "login", "http://x", "--setup"]);
+        assert_eq!(cli.url, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "login http://x --name ann --password hunter2",
+            "instance stop web-1 --grace 3601",
+            "user grant ann operator",
+            "role set empty",
+            "project quota set web",
+            "project quota set web 3 --unlimited",
+            "key create ci --expires-days 0",
+        ] {
+            let words = ["slipway"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    /// Commands in the operators' handbook: indented lines, and code within sentences that says one command.
+    fn documented(text: &str) -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
+        let lines = lines.map(|line| line.split(" #").next().unwrap_or_default().trim());
+        let spans = text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|span| !span.contains(['|', '[']));
+        let all = lines.map(str::to_owned).chain(spans.map(str::to_owned));
+        all.filter(|text| text.starts_with("slipway ")).collect()
+    }
+
+    /// The words of a line, as a shell would read it: enough of it for the handbook.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for c in line.chars() {
+            match c {
+                '"' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                c => words.last_mut().unwrap().push(c),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn every_command_of_the_handbook_is_one_that_is_understood() {
+        let commands = documented(include_str!("../../docs/OPERATIONS.md"));
+        assert!(commands.len() > 40, "only {} commands were found", commands.len());
+        for command in commands {
+            let line = command.split(['<', '>']).next().unwrap_or_default();
+            if let Err(error) = Cli::try_parse_from(words(line)) {
+                panic!("{command}\n{error}");
+            }
+        }
     }
 }

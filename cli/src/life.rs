@@ -306,3 +306,55 @@ fn reinstall(anew: Reinstall) -> anyhow::Result<Value> {
     }
     Ok(body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        instance: Instance,
+    }
+
+    fn parse(words: &str) -> Instance {
+        Line::parse_from(["slipway"].into_iter().chain(words.split(' '))).instance
+    }
+
+    #[test]
+    fn a_reinstall_says_what_is_given_and_no_more() {
+        let Instance::Reinstall(plain) = parse("reinstall web-1") else {
+            panic!("not a reinstall")
+        };
+        assert_eq!(reinstall(*plain).unwrap(), json!({}));
+        let Instance::Reinstall(anew) =
+            parse("reinstall web-1 --image d13 --disk-serial S1 --ssh-key laptop")
+        else {
+            panic!("not a reinstall")
+        };
+        let expected = json!({ "image": "d13", "disk": { "serial": "S1" }, "ssh_keys": ["laptop"] });
+        assert_eq!(reinstall(*anew).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_new_instance_has_project_and_priority() {
+        let Instance::Create(new) =
+            parse("create web-1 --site bj-1 --image debian --project web --priority -5")
+        else {
+            panic!("not a create")
+        };
+        let body = new_instance(*new).unwrap();
+        assert_eq!((&body["project"], &body["priority"]), (&json!("web"), &json!(-5)));
+    }
+
+    #[test]
+    fn an_ssh_key_is_a_file_or_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("id.pub");
+        std::fs::write(&file, "ssh-ed25519 AAAA\n").unwrap();
+        assert_eq!(ssh_key(&file).unwrap(), "ssh-ed25519 AAAA");
+        assert_eq!(ssh_key(Path::new("laptop")).unwrap(), "laptop");
+        assert!(ssh_key(&dir.path().join("none.pub")).is_err());
+    }
+}

@@ -12,6 +12,7 @@ mod life;
 mod output;
 mod progress;
 mod session;
+mod sites;
 mod terminal;
 mod watch;
 mod webhooks;

@@ -151,3 +151,104 @@ async fn give_back(client: &Client, key: &str) -> anyhow::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    use axum::{
+        Router,
+        extract::State,
+        http::{HeaderMap, Method, StatusCode, Uri, header},
+        response::{IntoResponse, Response},
+    };
+
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// A control plane that knows one user, and holds what it is asked against what the API wants.
+    async fn answer(
+        State(asked): State<Asked>,
+        (method, uri): (Method, Uri),
+        headers: HeaderMap,
+        body: String,
+    ) -> Response {
+        let has = |name: &str, value: &str| headers.get(name).is_some_and(|v| v == value);
+        let proven = has("cookie", "slipway_session=s-1") && has("x-csrf-token", "c-1");
+        asked.lock().unwrap().push(format!("{method} {}", uri.path()));
+        let body: Value = serde_json::from_str(&body).unwrap_or_default();
+        if uri.path() == "/api/v1/login" {
+            if body["password"] != "correct horse" {
+                let refusal = r#"{"detail":"credentials are missing","code":"unauthorized"}"#;
+                return (StatusCode::UNAUTHORIZED, refusal).into_response();
+            }
+            let cookie = "slipway_session=s-1; Path=/; HttpOnly";
+            return ([(header::SET_COOKIE, cookie)], r#"{"csrf":"c-1","name":"ann"}"#).into_response();
+        }
+        if !proven {
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
+        if method == Method::DELETE {
+            let refusal = r#"{"detail":"there is no API key `cli-box`","code":"not_found"}"#;
+            return (StatusCode::NOT_FOUND, refusal).into_response();
+        }
+        (StatusCode::CREATED, r#"{"id":"k-1","key":"slipway-api-1"}"#).into_response()
+    }
+
+    async fn control_plane() -> (Client, Asked) {
+        slipway_bus::tls::install_provider();
+        let asked = Asked::default();
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&asked));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (Client::new(&url, None).unwrap(), asked)
+    }
+
+    #[tokio::test]
+    async fn a_password_becomes_a_key_and_the_session_ends() {
+        let (client, asked) = control_plane().await;
+        let made = make_key(&client, ("ann", "correct horse"), "cli-box")
+            .await
+            .unwrap();
+        assert_eq!(made, ("slipway-api-1".to_owned(), "k-1".to_owned()));
+        let expected = [
+            "POST /api/v1/login",
+            "DELETE /api/v1/me/keys/cli-box",
+            "POST /api/v1/me/keys",
+            "POST /api/v1/logout",
+        ];
+        assert_eq!(*asked.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_told_and_nothing_else_is_tried() {
+        let (client, asked) = control_plane().await;
+        let error = make_key(&client, ("ann", "wrong"), "cli-box").await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("knows no user `ann` with this password"),
+            "{error}"
+        );
+        assert_eq!(*asked.lock().unwrap(), ["POST /api/v1/login"]);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_gone_already_can_be_given_back() {
+        let (client, _) = control_plane().await;
+        let session = client.log_in("ann", "correct horse").await.unwrap();
+        replace_key(&client, &session, "cli-box").await.unwrap();
+        assert!(
+            give_back(&client, "k-1").await.is_err(),
+            "an answer without a code is no sign that the key is gone"
+        );
+    }
+
+    #[test]
+    fn keys_are_named_after_the_computer() {
+        assert_eq!(key_name("Box.example.com"), "cli-box-example-com");
+        assert_eq!(key_name(""), "cli");
+        assert_eq!(key_name(&"a".repeat(80)).len(), 63);
+    }
+}
