@@ -116,7 +116,7 @@ pub(crate) struct NewInstance {
     /// The project it is in [default: default]
     #[arg(long)]
     project: Option<String>,
-    /// Its rank among those that wait, -100 to 100: higher ones go first
+    /// Its rank among those that wait, -100 to 100
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i64,
     /// A machine by name; any free one otherwise
