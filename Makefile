@@ -9,11 +9,11 @@ LIVEOS_FLAVOUR ?= cloud
 export SLIPWAY_BINARIES := $(BINARIES)
 export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
-E2E := package(slipway-tests) & kind(test)
+export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
 
 FLEET ?= --sites 20 --machines 50 --installs 200
 
-.PHONY: help deps build agent liveos guest-images parts demo test test-long bench fleet lint lab-up clean-lab clean
+.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,11 @@ help: ## Lists the targets
 deps: ## Installs what is missing from apt (needs root)
 	@deploy/install-deps.sh
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+
+$(SLIPWAY_SCHEMATHESIS):
+	@python3 -m venv $(OUT)/python && $(OUT)/python/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
+
+tools: deps $(SLIPWAY_SCHEMATHESIS) ## Installs what the tests need from PyPI, into the target folder
 
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins
@@ -43,7 +48,7 @@ demo: parts ## Starts all of Slipway in a lab, provisions a blank machine, stays
 	@$(MAKE) -s clean-lab
 	@$(BINARIES)/slipway-demo
 
-test: parts lint ## Runs every test but the long ones, real PXE installs included (needs root)
+test: parts tools lint ## Runs every test but the long ones, real PXE installs included (needs root)
 	cargo nextest run --locked --workspace -E 'not test(/^long_/)'
 
 test-long: parts ## Runs the long stories: kills at ten moments, and whatever else does not fit into `make test`

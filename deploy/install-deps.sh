@@ -14,6 +14,7 @@ packages="
   mmdebstrap gdisk fdisk dosfstools mtools e2fsprogs zstd xz-utils cpio busybox-static binutils
   syslinux syslinux-common systemd-boot-efi
   openssh-client curl jq ca-certificates tftp-hpa gcc libc6-dev make git openssl sqlite3 procps
+  python3 python3-venv
 "
 
 missing=""

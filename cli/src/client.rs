@@ -6,6 +6,24 @@ use anyhow::{Context as _, anyhow};
 use reqwest::Method;
 use serde_json::Value;
 
+/// Most rows of a page.
+const PAGE: usize = 1000;
+
+/// What the control plane refused, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail} ({code})")]
+pub(crate) struct Refusal {
+    detail: String,
+    code: String,
+}
+
+/// Whether a call was refused with this stable code.
+pub(crate) fn refused_as(error: &anyhow::Error, code: &str) -> bool {
+    error
+        .downcast_ref::<Refusal>()
+        .is_some_and(|refusal| refusal.code == code)
+}
+
 /// The control plane's API.
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -39,6 +57,89 @@ impl Client {
 
     pub(crate) async fn patch(&self, path: &str, body: Value) -> anyhow::Result<Value> {
         self.call(Method::PATCH, path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> anyhow::Result<Value> {
+        self.call(Method::PUT, path, Some(body)).await
+    }
+
+    /// A list that `filters` narrow, every page of it in one.
+    pub(crate) async fn all(&self, path: &str, filters: &[(&str, Option<String>)]) -> anyhow::Result<Value> {
+        self.last(path, filters, usize::MAX).await
+    }
+
+    /// The last rows of a list that `filters` narrow: lists are read from their beginning only, so every page is read and
+    /// no more than `rows` and a page are held.
+    pub(crate) async fn last(
+        &self,
+        path: &str,
+        filters: &[(&str, Option<String>)],
+        rows: usize,
+    ) -> anyhow::Result<Value> {
+        let (mut items, mut cursor): (Vec<Value>, Option<String>) = (Vec::new(), None);
+        loop {
+            let mut page = self.page(path, filters, cursor.as_deref()).await?;
+            if let Value::Array(more) = page["items"].take() {
+                items.extend(more);
+            }
+            items.drain(..items.len().saturating_sub(rows));
+            let next = page["next"].as_str().map(str::to_owned);
+            if next.is_none() || next == cursor {
+                return Ok(serde_json::json!({ "items": items }));
+            }
+            cursor = next;
+        }
+    }
+
+    /// One page of a list that `filters` narrow, of as many rows as there may be: the first, or the one at `cursor`.
+    pub(crate) async fn page(
+        &self,
+        path: &str,
+        filters: &[(&str, Option<String>)],
+        cursor: Option<&str>,
+    ) -> anyhow::Result<Value> {
+        let request = self.http.get(format!("{}{path}?limit={PAGE}", self.url));
+        self.send(request.query(filters).query(&[("cursor", cursor)]))
+            .await
+    }
+
+    /// Begins a session by name and password: its cookie, and what changing requests must carry besides.
+    pub(crate) async fn log_in(&self, name: &str, password: &str) -> anyhow::Result<Session> {
+        let body = serde_json::json!({ "name": name, "password": password });
+        let request = self.http.post(format!("{}/api/v1/login", self.url)).json(&body);
+        let answer = self.answer(request).await?;
+        if answer.status() == reqwest::StatusCode::UNAUTHORIZED {
+            anyhow::bail!("{} knows no user `{name}` with this password", self.url);
+        }
+        if !answer.status().is_success() {
+            return Err(problem(&self.url, answer).await);
+        }
+        let cookie = answer.headers().get("set-cookie").and_then(|c| c.to_str().ok());
+        let cookie = cookie
+            .and_then(|cookie| cookie.split(';').next())
+            .map(str::to_owned);
+        let body: Value = answer.json().await?;
+        Ok(Session {
+            cookie: cookie.context("the control plane gave no session")?,
+            csrf: body["csrf"]
+                .as_str()
+                .context("the control plane gave no session")?
+                .to_owned(),
+        })
+    }
+
+    /// A call within a session.
+    pub(crate) async fn within(
+        &self,
+        session: &Session,
+        (method, path): (Method, &str),
+        body: Value,
+    ) -> anyhow::Result<Value> {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        let request = request
+            .header("Cookie", &session.cookie)
+            .header("X-CSRF-Token", &session.csrf);
+        self.send(request.json(&body)).await
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
@@ -91,13 +192,23 @@ impl Client {
     }
 }
 
+/// A session that was begun by name and password. No `Debug`: it is a secret.
+pub(crate) struct Session {
+    cookie: String,
+    csrf: String,
+}
+
 /// What an answer that is no success says.
 async fn problem(url: &str, answer: reqwest::Response) -> anyhow::Error {
     let status = answer.status();
     let text = answer.text().await.unwrap_or_default();
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
     match (body["detail"].as_str(), body["code"].as_str()) {
-        (Some(detail), Some(code)) => anyhow!("{detail} ({code})"),
+        (Some(detail), Some(code)) => Refusal {
+            detail: detail.to_owned(),
+            code: code.to_owned(),
+        }
+        .into(),
         _ => anyhow!("{url} answered {status}"),
     }
 }

@@ -1,23 +1,22 @@
 //! Every command, parsed and carried out.
 
 use std::{
-    io::{IsTerminal as _, Read as _, Write as _},
+    io::Read as _,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    alerts,
+    access, account, alerts,
     client::Client,
-    config::{self, Config},
-    events,
+    config, events, jobs, life,
     output::{self, Format},
-    progress, watch, webhooks,
+    session, sites, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -39,17 +38,35 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Remember a control plane and a token; the token is read from standard input
-    Login {
-        /// Its URL, as in http://127.0.0.1:8080
-        url: String,
-        /// The token is the one-time one of the set-up link
-        #[arg(long)]
-        setup: bool,
+    /// Remember a control plane, and a token or, by name and password, a key of its own
+    Login(session::Login),
+    /// Forget the control plane's key, there and here
+    Logout,
+    /// Show who you are and what you may do, or change your password
+    Me {
+        #[command(subcommand)]
+        what: Option<account::Me>,
     },
+    /// Your API keys
+    #[command(subcommand)]
+    Key(account::Key),
+    /// Your SSH keys
+    #[command(subcommand)]
+    SshKey(account::SshKey),
+    /// Users, and what is granted to them
+    #[command(subcommand)]
+    User(access::User),
+    /// Roles
+    #[command(subcommand)]
+    Role(access::Role),
+    /// Projects, who is in them and what they may hold
+    #[command(subcommand)]
+    Project(access::Project),
+    /// Who did what
+    Audit(account::Audit),
     /// Sites
     #[command(subcommand)]
-    Site(Site),
+    Site(sites::Site),
     /// Machines
     #[command(subcommand)]
     Machine(Machine),
@@ -58,10 +75,10 @@ enum Command {
     Image(Image),
     /// Instances
     #[command(subcommand)]
-    Instance(Instance),
+    Instance(life::Instance),
     /// Jobs
     #[command(subcommand)]
-    Job(Job),
+    Job(jobs::Job),
     /// What happened, and what happens
     Events(events::Events),
     /// Addresses that get events
@@ -78,38 +95,6 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Site {
-    /// Add a site
-    Create {
-        /// Its name
-        id: String,
-        /// For people
-        #[arg(long, default_value = "")]
-        description: String,
-        /// Boot unknown machines to look at them
-        #[arg(long)]
-        discover: bool,
-        /// NETWORK,server=ADDRESS[,gateway=ADDRESS][,pool=FIRST-LAST][,dns=ADDRESS]; may be repeated
-        #[arg(long = "subnet", value_parser = subnet)]
-        subnets: Vec<Value>,
-    },
-    /// List sites
-    List,
-    /// Show a site
-    Show { id: String },
-    /// Switch the look at unknown machines on or off
-    Discover {
-        id: String,
-        #[arg(action = clap::ArgAction::Set)]
-        on: bool,
-    },
-    /// Remove a site without machines
-    Delete { id: String },
-    /// Make a one-time join token for its edge
-    Token { id: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -175,86 +160,11 @@ enum Image {
 }
 
 #[derive(Debug, Subcommand)]
-enum Instance {
-    /// Ask for an instance
-    Create(Box<NewInstance>),
-    /// List instances
-    List,
-    /// Show an instance
-    Show { instance: String },
-    /// Give an instance back
-    Delete {
-        instance: String,
-        /// Watch until it is done
-        #[arg(long)]
-        wait: bool,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-struct NewInstance {
-    /// Host name
-    name: String,
-    #[arg(long)]
-    site: String,
-    #[arg(long)]
-    image: String,
-    /// A machine by name; any free one otherwise
-    #[arg(long)]
-    machine: Option<String>,
-    /// The disk with this serial number
-    #[arg(long)]
-    disk_serial: Option<String>,
-    /// The disk with this world-wide name
-    #[arg(long)]
-    disk_wwn: Option<String>,
-    /// A disk of at least so many GB
-    #[arg(long)]
-    disk_min_gb: Option<u64>,
-    /// The user to make
-    #[arg(long, default_value = "debian")]
-    user: String,
-    /// File with a public SSH key; may be repeated
-    #[arg(long = "ssh-key")]
-    ssh_keys: Vec<PathBuf>,
-    /// File with cloud-init user-data
-    #[arg(long)]
-    user_data: Option<PathBuf>,
-    /// Watch until it runs
-    #[arg(long)]
-    wait: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum Job {
-    /// List jobs, newest first
-    List {
-        #[arg(long)]
-        site: Option<String>,
-        #[arg(long)]
-        state: Option<String>,
-    },
-    /// Show a job
-    Show { job: String },
-    /// Watch a job until it ends
-    Watch { job: String },
-    /// Call a job off
-    Cancel { job: String },
-}
-
-#[derive(Debug, Subcommand)]
 enum Mqtt {
     /// Show messages live, verified where keys are given
     Watch(watch::Watch),
 }
 
-const SITE: [(&str, &str); 5] = [
-    ("site", "/id"),
-    ("online", "/online"),
-    ("joined", "/joined"),
-    ("last seen", "/last_seen"),
-    ("description", "/description"),
-];
 const MACHINE: [(&str, &str); 6] = [
     ("machine", "/name"),
     ("site", "/site"),
@@ -269,23 +179,6 @@ const IMAGE: [(&str, &str); 4] = [
     ("stored", "/stored_bytes"),
     ("id", "/id"),
 ];
-const INSTANCE: [(&str, &str); 7] = [
-    ("instance", "/name"),
-    ("site", "/site"),
-    ("state", "/state"),
-    ("machine", "/machine/name"),
-    ("address", "/machine/address"),
-    ("image", "/image/name"),
-    ("reason", "/reason"),
-];
-const JOB: [(&str, &str); 5] = [
-    ("job", "/id"),
-    ("site", "/site"),
-    ("state", "/state"),
-    ("created", "/created_at"),
-    ("failure", "/failure/code"),
-];
-
 /// Carries a command out.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli {
@@ -300,7 +193,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Mqtt(Mqtt::Watch(watch)) => return watch::run(watch).await.map(|()| ExitCode::SUCCESS),
-        Command::Login { url, setup } => return login(url, setup).await.map(|()| ExitCode::SUCCESS),
+        Command::Login(login) => {
+            return session::login(login, url).await.map(|()| ExitCode::SUCCESS);
+        }
+        Command::Logout => return session::logout().await.map(|()| ExitCode::SUCCESS),
         _ => {}
     }
     let kept = config::load(&config::path()?)?;
@@ -308,83 +204,30 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .or(kept.url)
         .context("no control plane is known: run `slipway login URL`, or set SLIPWAY_URL")?;
     let client = Client::new(&url, token.or(kept.token))?;
+    carry_out(&client, output, command).await
+}
+
+async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Site(site) => run_site(&client, output, site).await,
-        Command::Machine(machine) => run_machine(&client, output, machine).await,
-        Command::Image(image) => run_image(&client, output, image).await,
-        Command::Instance(instance) => run_instance(&client, output, instance).await,
-        Command::Job(job) => run_job(&client, output, job).await,
-        Command::Events(wanted) => events::run(&client, output, wanted).await,
-        Command::Webhook(webhook) => webhooks::run(&client, output, webhook).await,
-        Command::Alert(alert) => alerts::run(&client, output, alert).await,
-        Command::Login { .. } | Command::Mqtt(_) | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
+        Command::Me { what } => account::run_me(client, output, what).await,
+        Command::Key(key) => account::run_key(client, output, key, chrono::Utc::now()).await,
+        Command::SshKey(key) => account::run_ssh_key(client, output, key).await,
+        Command::User(user) => access::run_user(client, output, user).await,
+        Command::Role(role) => access::run_role(client, output, role).await,
+        Command::Project(project) => access::run_project(client, output, project).await,
+        Command::Audit(audit) => account::run_audit(client, output, audit).await,
+        Command::Site(site) => sites::run(client, output, site).await,
+        Command::Machine(machine) => run_machine(client, output, machine).await,
+        Command::Image(image) => run_image(client, output, image).await,
+        Command::Instance(instance) => life::run(client, output, instance).await,
+        Command::Job(job) => jobs::run(client, output, job).await,
+        Command::Events(wanted) => events::run(client, output, wanted).await,
+        Command::Webhook(webhook) => webhooks::run(client, output, webhook).await,
+        Command::Alert(alert) => alerts::run(client, output, alert).await,
+        Command::Login(_) | Command::Logout | Command::Mqtt(_) | Command::Completions { .. } => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
-}
-
-async fn login(url: String, setup: bool) -> anyhow::Result<()> {
-    eprint!("{} token: ", if setup { "Set-up" } else { "API" });
-    std::io::stderr().flush()?;
-    let mut token = String::new();
-    std::io::stdin().read_line(&mut token)?;
-    let mut token = token.trim().to_owned();
-    if setup {
-        let body =
-            json!({ "token": token, "name": std::env::var("USER").unwrap_or_else(|_| "admin".to_owned()) });
-        let answer = Client::new(&url, None)?.post("/api/v1/setup", body).await?;
-        token = answer["token"]
-            .as_str()
-            .context("the control plane gave no token")?
-            .to_owned();
-    }
-    Client::new(&url, Some(token.clone()))?
-        .get("/api/v1/sites?limit=1")
-        .await?;
-    let path = config::path()?;
-    config::save(
-        &path,
-        &Config {
-            url: Some(url),
-            token: Some(token),
-        },
-    )?;
-    eprintln!("Logged in; remembered in {}.", path.display());
-    Ok(())
-}
-
-async fn run_site(client: &Client, format: Format, site: Site) -> anyhow::Result<ExitCode> {
-    let answer = match site {
-        Site::Create {
-            id,
-            description,
-            discover,
-            subnets,
-        } => {
-            let body =
-                json!({ "id": id, "description": description, "discover": discover, "subnets": subnets });
-            client.post("/api/v1/sites", body).await?
-        }
-        Site::List => client.get("/api/v1/sites?limit=1000").await?,
-        Site::Show { id } => client.get(&format!("/api/v1/sites/{id}")).await?,
-        Site::Discover { id, on } => {
-            client
-                .patch(&format!("/api/v1/sites/{id}"), json!({ "discover": on }))
-                .await?
-        }
-        Site::Delete { id } => return gone(client.delete(&format!("/api/v1/sites/{id}")).await),
-        Site::Token { id } => {
-            let answer = client
-                .post(&format!("/api/v1/sites/{id}/tokens"), json!({}))
-                .await?;
-            output::print(
-                format,
-                &answer,
-                &[("token", "/token"), ("good until", "/expires_at")],
-            );
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    output::print(format, &answer, &SITE);
-    Ok(ExitCode::SUCCESS)
 }
 
 fn gone(result: anyhow::Result<Value>) -> anyhow::Result<ExitCode> {
@@ -468,171 +311,6 @@ async fn run_image(client: &Client, format: Format, image: Image) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_instance(client: &Client, format: Format, instance: Instance) -> anyhow::Result<ExitCode> {
-    let (accepted, wait) = match instance {
-        Instance::List => {
-            output::print(
-                format,
-                &client.get("/api/v1/instances?limit=1000").await?,
-                &INSTANCE,
-            );
-            return Ok(ExitCode::SUCCESS);
-        }
-        Instance::Show { instance } => {
-            output::print(
-                format,
-                &client.get(&format!("/api/v1/instances/{instance}")).await?,
-                &INSTANCE,
-            );
-            return Ok(ExitCode::SUCCESS);
-        }
-        Instance::Delete { instance, wait } => (
-            client.delete(&format!("/api/v1/instances/{instance}")).await?,
-            wait,
-        ),
-        Instance::Create(new) => {
-            let wait = new.wait;
-            (client.post("/api/v1/instances", new_instance(*new)?).await?, wait)
-        }
-    };
-    if !wait {
-        output::print(
-            format,
-            &accepted,
-            &[
-                ("instance", "/instance/name"),
-                ("state", "/instance/state"),
-                ("job", "/job/id"),
-            ],
-        );
-        return Ok(ExitCode::SUCCESS);
-    }
-    follow(
-        client,
-        accepted["job"]["id"]
-            .as_str()
-            .context("the control plane named no job")?,
-    )
-    .await
-}
-
-fn new_instance(new: NewInstance) -> anyhow::Result<Value> {
-    let read = |file: &PathBuf| {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()));
-        text.map(|text| text.trim().to_owned())
-    };
-    let keys = new
-        .ssh_keys
-        .iter()
-        .map(read)
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let user_data = new.user_data.as_ref().map(read).transpose()?;
-    let mut disk = serde_json::Map::new();
-    let mut rule = |name: &str, value: Option<Value>| value.map(|value| disk.insert(name.to_owned(), value));
-    rule("serial", new.disk_serial.map(Value::from));
-    rule("wwn", new.disk_wwn.map(Value::from));
-    rule(
-        "min_bytes",
-        new.disk_min_gb.map(|gb| Value::from(gb * 1_000_000_000)),
-    );
-    Ok(json!({
-        "name": new.name, "site": new.site, "image": new.image, "machine": new.machine, "disk": disk,
-        "user": new.user, "ssh_keys": keys, "user_data": user_data,
-    }))
-}
-
-async fn run_job(client: &Client, format: Format, job: Job) -> anyhow::Result<ExitCode> {
-    let answer = match job {
-        Job::List { site, state } => {
-            let part =
-                |name: &str, value: Option<String>| value.map(|v| format!("&{name}={v}")).unwrap_or_default();
-            client
-                .get(&format!(
-                    "/api/v1/jobs?limit=1000{}{}",
-                    part("site", site),
-                    part("state", state)
-                ))
-                .await?
-        }
-        Job::Show { job } => {
-            let answer = client.get(&format!("/api/v1/jobs/{job}")).await?;
-            if format == Format::Table {
-                progress::lines(&answer)
-                    .iter()
-                    .for_each(|line| println!("{line}"));
-                return Ok(ExitCode::SUCCESS);
-            }
-            answer
-        }
-        Job::Watch { job } => return follow(client, &job).await,
-        Job::Cancel { job } => {
-            client
-                .post(&format!("/api/v1/jobs/{job}/cancel"), json!({}))
-                .await?
-        }
-    };
-    output::print(format, &answer, &JOB);
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Follows a job to its end: in place on a terminal, else a line whenever a step's state changes.
-async fn follow(client: &Client, id: &str) -> anyhow::Result<ExitCode> {
-    let terminal = std::io::stdout().is_terminal();
-    let (mut revision, mut shown) = (0, Vec::new());
-    loop {
-        let job = client
-            .get(&format!("/api/v1/jobs/{id}?after_revision={revision}&wait_s=20"))
-            .await?;
-        revision = job["revision"].as_u64().unwrap_or(0);
-        let lines = progress::lines(&job);
-        let mut out = std::io::stdout().lock();
-        if terminal {
-            if !shown.is_empty() {
-                write!(out, "\x1b[{}A", shown.len())?;
-            }
-            lines.iter().try_for_each(|line| writeln!(out, "\x1b[2K{line}"))?;
-        } else {
-            let news = lines
-                .iter()
-                .filter(|line| !line.starts_with(['▸', '·']) && !shown.contains(*line));
-            news.into_iter().try_for_each(|line| writeln!(out, "{line}"))?;
-        }
-        out.flush()?;
-        shown = lines;
-        match job["state"].as_str() {
-            Some("done") => return Ok(ExitCode::SUCCESS),
-            Some("queued" | "running") => {}
-            Some(_) => return Ok(ExitCode::FAILURE),
-            None => bail!("the control plane's answer has no state"),
-        }
-    }
-}
-
-/// Reads `192.0.2.0/24,server=192.0.2.1,pool=192.0.2.200-192.0.2.250`.
-fn subnet(text: &str) -> Result<Value, String> {
-    let mut parts = text.split(',');
-    let mut subnet = json!({ "network": parts.next().unwrap_or_default() });
-    for part in parts {
-        let (name, value) = part
-            .split_once('=')
-            .ok_or_else(|| format!("`{part}` is not NAME=VALUE"))?;
-        match name {
-            "server" | "gateway" => subnet[name] = value.into(),
-            "dns" => subnet[name] = value.split('+').collect::<Vec<_>>().into(),
-            "pool" => {
-                let (first, last) = value.split_once('-').ok_or("a pool is FIRST-LAST")?;
-                subnet[name] = json!([first, last]);
-            }
-            other => {
-                return Err(format!(
-                    "`{other}` is not known: server, gateway, dns and pool are"
-                ));
-            }
-        }
-    }
-    Ok(subnet)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -649,13 +327,65 @@ mod tests {
     }
 
     #[test]
-    fn subnets_are_read() {
-        let read =
-            subnet("192.0.2.0/24,server=192.0.2.1,pool=192.0.2.200-192.0.2.250,dns=192.0.2.1+192.0.2.2")
-                .unwrap();
-        let expected = json!({ "network": "192.0.2.0/24", "server": "192.0.2.1", "pool": ["192.0.2.200", "192.0.2.250"],
-            "dns": ["192.0.2.1", "192.0.2.2"] });
-        assert_eq!(read, expected);
-        assert!(subnet("192.0.2.0/24,pool=x").is_err() && subnet("192.0.2.0/24,color=red").is_err());
+    fn the_address_of_a_log_in_may_stand_in_either_place() {
+        let cli = Cli::parse_from(["slipway", "login", "--url", "http://x", "--name", "ann"]);
+        assert_eq!(cli.url.as_deref(), Some("http://x"));
+        let cli = Cli::parse_from(["slipway", "login", "http://x", "--setup"]);
+        assert_eq!(cli.url, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "login http://x --name ann --password hunter2",
+            "instance stop web-1 --grace 3601",
+            "user grant ann operator",
+            "role set empty",
+            "project quota set web",
+            "project quota set web 3 --unlimited",
+            "key create ci --expires-days 0",
+        ] {
+            let words = ["slipway"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    /// Commands in the operators' handbook: indented lines, and code within sentences that says one command.
+    fn documented(text: &str) -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
+        let lines = lines.map(|line| line.split(" #").next().unwrap_or_default().trim());
+        let spans = text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|span| !span.contains(['|', '[']));
+        let all = lines.map(str::to_owned).chain(spans.map(str::to_owned));
+        all.filter(|text| text.starts_with("slipway ")).collect()
+    }
+
+    /// The words of a line, as a shell would read it: enough of it for the handbook.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for c in line.chars() {
+            match c {
+                '"' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                c => words.last_mut().unwrap().push(c),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn every_command_of_the_handbook_is_one_that_is_understood() {
+        let commands = documented(include_str!("../../docs/OPERATIONS.md"));
+        assert!(commands.len() > 40, "only {} commands were found", commands.len());
+        for command in commands {
+            let line = command.split(['<', '>']).next().unwrap_or_default();
+            if let Err(error) = Cli::try_parse_from(words(line)) {
+                panic!("{command}\n{error}");
+            }
+        }
     }
 }

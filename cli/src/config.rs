@@ -17,6 +17,8 @@ pub(crate) struct Config {
     pub(crate) url: Option<String>,
     /// API token.
     pub(crate) token: Option<String>,
+    /// The token's id, if it is a key that was made at log-in and ends at log-out.
+    pub(crate) key: Option<String>,
 }
 
 /// Where it is kept.
@@ -72,6 +74,7 @@ mod tests {
             &Config {
                 url: Some("http://x".into()),
                 token: Some("t".into()),
+                key: None,
             },
         )
         .unwrap();

@@ -1,12 +1,19 @@
 //! `slipway`: the operator's command line, a client of the public REST API only.
 
+mod access;
+mod account;
 mod alerts;
 mod client;
 mod commands;
 mod config;
 mod events;
+mod jobs;
+mod life;
 mod output;
 mod progress;
+mod session;
+mod sites;
+mod terminal;
 mod watch;
 mod webhooks;
 

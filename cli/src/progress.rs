@@ -12,9 +12,11 @@ pub(crate) fn lines(job: &Value) -> Vec<String> {
     ) {
         lines.push(format!("failed: {message} ({code})"));
     } else if lines.is_empty() {
+        let why = job["waiting"].as_str();
         lines.push(format!(
-            "{}: waiting for a machine or the site's first word",
-            job["state"].as_str().unwrap_or("?")
+            "{}: {}",
+            job["state"].as_str().unwrap_or("?"),
+            why.unwrap_or("waiting for a machine or the site's first word")
         ));
     }
     lines
@@ -77,6 +79,12 @@ mod tests {
                 "· reboot        ",
             ]
         );
+    }
+
+    #[test]
+    fn a_job_that_waits_says_why() {
+        let job = serde_json::json!({ "state": "queued", "waiting": "quota: 3 of 3 in use" });
+        assert_eq!(lines(&job), ["queued: quota: 3 of 3 in use"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use axum::{
     extract::{MatchedPath, Request},
     http::Method,
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -20,11 +20,11 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        access, account, alerts, audit, events, images, instances, jobs, machines, projects, sites, users,
-        webhooks,
+        NO_NUL, access, account, alerts, audit, events, images, instances, jobs, machines, projects, sites,
+        users, webhooks,
     },
     app::App,
-    error::Problem,
+    error::{ApiError, Problem},
     metrics,
 };
 
@@ -188,7 +188,15 @@ async fn measure(request: Request, next: Next) -> Response {
         .map_or("none", MatchedPath::as_str)
         .to_owned();
     let begun = Instant::now();
-    let response = next.run(request).await;
+    let response = if request
+        .uri()
+        .path_and_query()
+        .is_some_and(|text| text.as_str().contains("%00"))
+    {
+        ApiError::Bad("path", NO_NUL.to_owned()).into_response()
+    } else {
+        next.run(request).await
+    };
     metrics::request(&route, response.status().as_u16(), begun.elapsed().as_secs_f64());
     response
 }

@@ -69,6 +69,11 @@ fn next<R>(rows: &[R], limit: i64, key: impl Fn(&R) -> String) -> Option<String>
     rows.last().filter(|_| full).map(key)
 }
 
+/// Longest JSON body, in bytes.
+const MAX_BODY: usize = 2 * 1024 * 1024;
+/// PostgreSQL keeps no NUL in a text, and nobody has one in a name.
+pub(crate) const NO_NUL: &str = "a NUL character cannot stand in a text";
+
 /// A JSON body whose errors are problem details with a code.
 pub struct Body<T>(pub T);
 
@@ -76,6 +81,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bytes = axum::body::to_bytes(body, MAX_BODY).await;
+        let bytes = bytes.map_err(|e| ApiError::Bad("body", format!("the body cannot be read: {e}")))?;
+        if bytes.windows(6).any(|six| six == br"\u0000") {
+            return Err(ApiError::Bad("body", NO_NUL.to_owned()));
+        }
+        let request = Request::from_parts(parts, bytes.into());
         match axum::Json::<T>::from_request(request, state).await {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(ApiError::Bad("body", rejection.body_text())),

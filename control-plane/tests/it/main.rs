@@ -8,6 +8,7 @@ mod alerts;
 mod api;
 mod common;
 mod events;
+mod fuzz;
 mod lists;
 mod live;
 mod scheduler;

@@ -22,7 +22,7 @@ pub(crate) struct Server {
     pub(crate) changes: AtomicUsize,
     pub(crate) stop: CancellationToken,
     pub(crate) task: Option<JoinHandle<anyhow::Result<()>>>,
-    _dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 /// Ann's password.
@@ -69,7 +69,7 @@ pub(crate) async fn server_as(given: Given) -> Server {
         changes: AtomicUsize::new(0),
         stop,
         task: Some(task),
-        _dir: dir,
+        dir,
     };
     while server
         .http
