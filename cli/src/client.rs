@@ -239,4 +239,36 @@ mod tests {
             .unwrap_err();
         assert!(nowhere.to_string().contains("http://127.0.0.1:1"));
     }
+
+    /// Numbers from 1 to 2500 in pages, as lists of the API are; those a filter leaves only.
+    async fn numbers(axum::extract::Query(query): axum::extract::Query<Numbers>) -> String {
+        let from = query.cursor.unwrap_or(0);
+        let to = (from + query.limit).min(2500);
+        let shown = ((from + 1)..=to).filter(|n| n % query.every.unwrap_or(1) == 0);
+        let items: Vec<u64> = shown.collect();
+        let next = (to < 2500).then(|| to.to_string());
+        serde_json::json!({ "items": items, "next": next }).to_string()
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Numbers {
+        limit: u64,
+        cursor: Option<u64>,
+        every: Option<u64>,
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_end_and_its_last_rows_are_kept() {
+        slipway_bus::tls::install_provider();
+        let router = Router::new().route("/numbers", get(numbers));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::new(&url, None).unwrap();
+        let all = client.all("/numbers", &[("every", None)]).await.unwrap();
+        assert_eq!(all["items"].as_array().unwrap().len(), 2500);
+        let filters = [("every", Some("2".to_owned()))];
+        let last = client.last("/numbers", &filters, 3).await.unwrap();
+        assert_eq!(last["items"], serde_json::json!([2496, 2498, 2500]));
+    }
 }

@@ -310,6 +310,12 @@ fn reinstall(anew: Reinstall) -> anyhow::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+
+    use axum::{
+        extract::State,
+        http::{Method, Uri},
+    };
     use clap::Parser;
 
     #[derive(Parser)]
@@ -356,5 +362,78 @@ mod tests {
         assert_eq!(ssh_key(&file).unwrap(), "ssh-ed25519 AAAA");
         assert_eq!(ssh_key(Path::new("laptop")).unwrap(), "laptop");
         assert!(ssh_key(&dir.path().join("none.pub")).is_err());
+    }
+
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// Accepts all work and shows a job that has ended; the job named after a failure has failed.
+    async fn answer(
+        State(asked): State<Asked>,
+        (method, uri): (Method, Uri),
+        body: String,
+    ) -> axum::Json<Value> {
+        asked.lock().unwrap().push(format!("{method} {uri} {body}"));
+        let job = if uri.path().contains("broken") {
+            "failed"
+        } else {
+            "done"
+        };
+        axum::Json(json!({
+            "instance": { "name": "web-1", "state": "stopping" }, "job": { "id": job },
+            "revision": 1, "state": if uri.path().ends_with("/failed") { "failed" } else { "done" },
+        }))
+    }
+
+    #[tokio::test]
+    async fn each_verb_is_one_call_and_waiting_ends_with_the_job() {
+        slipway_bus::tls::install_provider();
+        let asked = Asked::default();
+        let router = axum::Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&asked));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::new(&url, None).unwrap();
+        let cases = [
+            ("start web-1", "POST /api/v1/instances/web-1/start {}"),
+            (
+                "stop web-1 --grace 5",
+                "POST /api/v1/instances/web-1/stop?grace_s=5 {}",
+            ),
+            (
+                "restart web-1",
+                "POST /api/v1/instances/web-1/restart?grace_s=60 {}",
+            ),
+            ("reinstall web-1", "POST /api/v1/instances/web-1/reinstall {}"),
+            (
+                "rename web-1 shop",
+                r#"PATCH /api/v1/instances/web-1 {"name":"shop"}"#,
+            ),
+            ("lock web-1", r#"PATCH /api/v1/instances/web-1 {"locked":true}"#),
+            (
+                "unlock web-1",
+                r#"PATCH /api/v1/instances/web-1 {"locked":false}"#,
+            ),
+            ("delete web-1", "DELETE /api/v1/instances/web-1 "),
+            (
+                "list --project web --state failed",
+                "GET /api/v1/instances?limit=1000&project=web&state=failed ",
+            ),
+        ];
+        for (words, expected) in cases {
+            run(&client, Format::Table, parse(words)).await.unwrap();
+            assert_eq!(asked.lock().unwrap().split_off(0), [expected], "{words}");
+        }
+        let done = run(&client, Format::Table, parse("stop web-1 --wait")).await;
+        let failed = run(&client, Format::Table, parse("start broken --wait")).await;
+        let codes = format!("{:?} {:?}", done.unwrap(), failed.unwrap());
+        assert_eq!(codes, format!("{:?} {:?}", ExitCode::SUCCESS, ExitCode::FAILURE));
+        let followed = asked.lock().unwrap().clone();
+        assert_eq!(followed.len(), 4, "{followed:?}");
+        assert!(
+            followed[3].starts_with("GET /api/v1/jobs/failed?"),
+            "{followed:?}"
+        );
     }
 }

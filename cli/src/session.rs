@@ -185,8 +185,13 @@ mod tests {
             let cookie = "slipway_session=s-1; Path=/; HttpOnly";
             return ([(header::SET_COOKIE, cookie)], r#"{"csrf":"c-1","name":"ann"}"#).into_response();
         }
+        if uri.path().ends_with("/k-narrowed") {
+            let refusal = r#"{"detail":"a narrowed API key","code":"forbidden"}"#;
+            return (StatusCode::FORBIDDEN, refusal).into_response();
+        }
         if !proven {
-            return StatusCode::UNAUTHORIZED.into_response();
+            let refusal = r#"{"detail":"credentials are missing","code":"unauthorized"}"#;
+            return (StatusCode::UNAUTHORIZED, refusal).into_response();
         }
         if method == Method::DELETE {
             let refusal = r#"{"detail":"there is no API key `cli-box`","code":"not_found"}"#;
@@ -235,14 +240,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_is_gone_already_can_be_given_back() {
+    async fn a_key_that_is_gone_already_counts_as_given_back_and_another_refusal_does_not() {
         let (client, _) = control_plane().await;
-        let session = client.log_in("ann", "correct horse").await.unwrap();
-        replace_key(&client, &session, "cli-box").await.unwrap();
-        assert!(
-            give_back(&client, "k-1").await.is_err(),
-            "an answer without a code is no sign that the key is gone"
-        );
+        give_back(&client, "k-1").await.unwrap();
+        let error = give_back(&client, "k-narrowed").await.unwrap_err();
+        assert!(refused_as(&error, "forbidden"), "{error}");
     }
 
     #[test]

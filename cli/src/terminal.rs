@@ -36,9 +36,11 @@ impl Drop for Silence {
 pub(crate) fn secret(prompt: &str) -> anyhow::Result<String> {
     let mut line = String::new();
     let silence = if std::io::stdin().is_terminal() {
+        // Silent before it asks: whoever types at once is not shown either.
+        let silence = Silence::new()?;
         eprint!("{prompt}: ");
         std::io::stderr().flush()?;
-        Some(Silence::new()?)
+        Some(silence)
     } else {
         None
     };
