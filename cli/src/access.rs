@@ -135,9 +135,6 @@ pub(crate) enum Quota {
         /// As many as it likes
         #[arg(long, group = "how_many")]
         unlimited: bool,
-        /// Of this machine type; of all together otherwise
-        #[arg(long = "type", default_value = "*")]
-        machine_type: String,
     },
 }
 
@@ -307,10 +304,9 @@ pub(crate) async fn run_project(
         Project::Quota(Quota::Set {
             project,
             machines,
-            machine_type,
             ..
         }) => {
-            let path = of(&project, &format!("/quotas/{machine_type}"));
+            let path = of(&project, "/quotas/*");
             client.put(&path, json!({ "machines": machines })).await?
         }
         Project::Delete { project } => {

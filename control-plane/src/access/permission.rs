@@ -40,10 +40,6 @@ permissions! {
     MachinesRead = "machines.read";
     /// Enrol, change and remove machines.
     MachinesWrite = "machines.write";
-    /// See machine types and their stock.
-    TypesRead = "types.read";
-    /// Make, change and remove machine types.
-    TypesWrite = "types.write";
     /// See images.
     ImagesRead = "images.read";
     /// Upload and remove images.
@@ -132,7 +128,6 @@ pub fn built_in(role: &str) -> Option<BTreeSet<Permission>> {
     ];
     let member = [
         P::SitesRead,
-        P::TypesRead,
         P::ImagesRead,
         P::InstancesRead,
         P::InstancesWrite,

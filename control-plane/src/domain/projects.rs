@@ -196,10 +196,11 @@ pub async fn remove_member(app: &App, caller: &Caller, id: String, user: String)
         .await
 }
 
-/// Sets how many machines of a type (`*`: of all together) a project may hold; none takes the limit away.
+/// Sets how many machines of a type (`*`: of all together, and the only one yet) a project may hold; none takes the limit
+/// away.
 ///
 /// # Errors
-/// When there is no such project.
+/// When there is no such project or type.
 pub async fn set_quota(
     app: &App,
     caller: &Caller,
@@ -207,6 +208,10 @@ pub async fn set_quota(
     machine_type: String,
     machines: Option<u32>,
 ) -> Result<(), ApiError> {
+    if machine_type != projects::ALL_TYPES {
+        let detail = "there are no machine types yet: `*` counts the machines of all together".to_owned();
+        return Err(ApiError::Bad("machine_type", detail));
+    }
     let (caller, now) = (caller.clone(), (app.now)());
     app.store
         .transaction(move |db| {
