@@ -30,7 +30,7 @@ tools: deps $(SLIPWAY_SCHEMATHESIS) ## Installs what the tests need from PyPI, i
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins
 	@mkdir -p $(BINARIES)
-	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet; do \
+	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists; do \
 	  cp -u $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
 
 liveos: deps ## Builds the LiveOS (LIVEOS_FLAVOUR=generic for real hardware) and says where it lies
@@ -55,6 +55,9 @@ test-long: parts ## Runs the long stories: kills at ten moments, and whatever el
 	cargo nextest run --locked -p slipway-tests -E 'test(/^long_/)' --no-capture
 
 bench: parts ## Measures; figures are printed, not judged
+	@$(BINARIES)/slipway-bench-lists --database sqlite
+	@$(BINARIES)/slipway-bench-lists --database postgres
+	@$(BINARIES)/slipway-fleet --sites 20 --machines 20 --installs 200
 	@cargo nextest run --locked -p slipway-tests -E 'test(debian_on_bios) | test(debian_on_uefi)' --no-capture 2>&1 | grep -E ' s  \+|PASS|FAIL'
 
 fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machines 50 --installs 200 --chaos 1" (needs root)

@@ -302,9 +302,7 @@ pub(crate) async fn run_project(
             client.put(&path, json!({ "role": role })).await?
         }
         Project::Quota(Quota::Set {
-            project,
-            machines,
-            ..
+            project, machines, ..
         }) => {
             let path = of(&project, "/quotas/*");
             client.put(&path, json!({ "machines": machines })).await?

@@ -40,7 +40,7 @@ pub struct App {
     pub sites: broadcast::Sender<String>,
     /// Wakes those who wait for a job's next report.
     pub reports: broadcast::Sender<String>,
-    /// Slows log-ins down, by name and by address.
+    /// Slows log-ins down, by address, and new passwords, by user.
     pub logins: Throttle,
     /// Slows callers down who prove nothing, by address.
     pub strangers: Throttle,

@@ -1,6 +1,6 @@
 //! `/api/v1/instances`
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
@@ -10,7 +10,11 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use slipway_protocol::{ids::Digest, inventory::DiskRule, seal::Secret};
+use slipway_protocol::{
+    ids::{Digest, JobId},
+    inventory::DiskRule,
+    seal::Secret,
+};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Body, List, Page, Path, Query, jobs::JobView, parse};
@@ -23,9 +27,10 @@ use crate::{
     },
     error::ApiError,
     store::{
-        Database, StoreResult, images,
+        Database, StoreError, StoreResult, images,
         instances::{self, Filter, Instance},
-        jobs, machines,
+        jobs::{self, Job},
+        machines,
     },
     workflow::state::{InstanceState, JobKind},
 };
@@ -122,41 +127,47 @@ pub struct InstanceView {
 }
 
 fn view(db: &mut Database, instance: Instance) -> StoreResult<InstanceView> {
-    let machine = match instance.machine {
-        Some(id) => machines::get(db, &id.to_string())?,
-        None => None,
+    let gone = || StoreError::Row("an instance is lost on its way".to_owned());
+    views(db, vec![instance])?.pop().ok_or_else(gone)
+}
+
+/// The views of a page, by three queries however long it is.
+fn views(db: &mut Database, page: Vec<Instance>) -> StoreResult<Vec<InstanceView>> {
+    let ids = page.iter().filter_map(|i| i.machine.map(|id| id.to_string()));
+    let machines = machines::names(db, ids.collect())?;
+    let images = images::names(db, page.iter().map(|i| i.image.to_string()).collect())?;
+    let jobs = jobs::of_ids(db, page.iter().map(|i| i.job.to_string()).collect())?;
+    let jobs: HashMap<JobId, Job> = jobs.into_iter().map(|job| (job.id, job)).collect();
+    let view = |instance: Instance| {
+        let machine = instance.machine.and_then(|id| {
+            let id = id.to_string();
+            let (name, address) = machines.get(&id)?.clone();
+            Some(MachineRef { id, name, address })
+        });
+        let image = instance.image.to_string();
+        let job = jobs.get(&instance.job);
+        let failed = job.filter(|_| instance.state == InstanceState::Failed);
+        let failure = job.and_then(|job| job.failure.as_ref());
+        InstanceView {
+            id: instance.id.to_string(),
+            project: instance.project,
+            name: instance.name,
+            site: instance.site.to_string(),
+            machine,
+            image: ImageRef {
+                name: images.get(&image).cloned(),
+                id: image,
+            },
+            state: instance.state,
+            locked: instance.locked,
+            failed_during: failed.map(|job| job.kind),
+            waiting: job.and_then(|job| job.waiting.clone()),
+            reason: failure.map(|f| format!("{}: {}", f.code, f.message)),
+            job: instance.job.to_string(),
+            created_at: instance.created_at,
+        }
     };
-    let machine = machine.map(|m| MachineRef {
-        id: m.id.to_string(),
-        name: m.name,
-        address: m.address.to_string(),
-    });
-    let image = instance.image.to_string();
-    let image_name = images::get(db, &image)?.map(|image| image.name);
-    let job = jobs::get(db, &instance.job.to_string())?;
-    let failed_during = job
-        .as_ref()
-        .filter(|_| instance.state == InstanceState::Failed)
-        .map(|job| job.kind);
-    let (failure, waiting) = job.map_or((None, None), |job| (job.failure, job.waiting));
-    Ok(InstanceView {
-        id: instance.id.to_string(),
-        project: instance.project,
-        name: instance.name,
-        site: instance.site.to_string(),
-        machine,
-        image: ImageRef {
-            id: image,
-            name: image_name,
-        },
-        state: instance.state,
-        locked: instance.locked,
-        failed_during,
-        waiting,
-        reason: failure.map(|f| format!("{}: {}", f.code, f.message)),
-        job: instance.job.to_string(),
-        created_at: instance.created_at,
-    })
+    Ok(page.into_iter().map(view).collect())
 }
 
 /// An instance and the job that works on it.
@@ -250,9 +261,7 @@ pub async fn list(
     };
     let items = app.store.read(move |db| {
         let rows = instances::list(db, (&filter, &visible), &cursor, limit)?;
-        rows.into_iter()
-            .map(|instance| view(db, instance))
-            .collect::<StoreResult<Vec<_>>>()
+        views(db, rows)
     });
     Ok(Json(List::page(items.await?, limit, |i: &InstanceView| {
         i.id.clone()

@@ -93,3 +93,18 @@ pub fn list(connection: &mut Database, after: &str, limit: i64) -> StoreResult<V
 pub fn delete(connection: &mut Database, id: ImageId) -> StoreResult<bool> {
     Ok(diesel::delete(images::table.find(id.to_string())).execute(connection)? == 1)
 }
+
+/// Names of images by their ids.
+///
+/// # Errors
+/// When the database fails.
+pub fn names(
+    connection: &mut Database,
+    ids: Vec<String>,
+) -> StoreResult<std::collections::BTreeMap<String, String>> {
+    use images::dsl;
+    let rows = dsl::images
+        .filter(dsl::id.eq_any(ids))
+        .select((dsl::id, dsl::name));
+    Ok(rows.load::<(String, String)>(connection)?.into_iter().collect())
+}

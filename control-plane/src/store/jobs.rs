@@ -126,6 +126,15 @@ pub fn get(connection: &mut Database, id: &str) -> StoreResult<Option<Job>> {
         .transpose()
 }
 
+/// Several jobs, by their ids.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_ids(connection: &mut Database, ids: Vec<String>) -> StoreResult<Vec<Job>> {
+    let rows = jobs::table.filter(jobs::id.eq_any(ids)).load::<Row>(connection)?;
+    rows.into_iter().map(job).collect()
+}
+
 /// Which jobs to list.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {

@@ -239,3 +239,19 @@ pub fn delete(connection: &mut Database, id: MachineId) -> StoreResult<bool> {
     diesel::delete(macs::table.filter(macs::machine.eq(id.to_string()))).execute(connection)?;
     Ok(diesel::delete(machines::table.find(id.to_string())).execute(connection)? == 1)
 }
+
+/// Names and addresses of machines by their ids.
+///
+/// # Errors
+/// When the database fails.
+pub fn names(connection: &mut Database, ids: Vec<String>) -> StoreResult<BTreeMap<String, (String, String)>> {
+    use machines::dsl;
+    let rows: Vec<(String, String, String)> = dsl::machines
+        .filter(dsl::id.eq_any(ids))
+        .select((dsl::id, dsl::name, dsl::address))
+        .load(connection)?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, name, address)| (id, (name, address)))
+        .collect())
+}

@@ -11,6 +11,7 @@ mod events;
 mod fuzz;
 mod lists;
 mod live;
+mod migrations;
 mod scheduler;
 mod store;
 mod webhooks;

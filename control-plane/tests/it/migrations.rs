@@ -1,0 +1,65 @@
+//! Databases of older versions are brought up to date with what was in them, on SQLite and on PostgreSQL.
+
+use diesel::{Connection as _, RunQueryDsl as _, connection::SimpleConnection as _};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use slipway_control_plane::{
+    access::{Permission, authenticate::held_by},
+    auth,
+    store::{Store, StoreError, credentials, logins, users},
+};
+
+use crate::common::Postgres;
+
+const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
+const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/postgres");
+const USERS: &str = "SELECT count(*) AS n FROM users";
+
+/// Takes migrations back until nobody has heard of users, and puts in what an administrator of that time had.
+fn before_users(url: &str) {
+    let token = auth::hash("slipway-api-of-ann");
+    let rows = format!(
+        "INSERT INTO credentials (hash, kind, name, created_at) VALUES ('{token}', 'api', 'ann', 7), \
+         ('other', 'api', 'ann', 8), ('setup', 'setup', 'setup', 9)"
+    );
+    if url.starts_with("postgres") {
+        let mut db = diesel::PgConnection::establish(url).unwrap();
+        while diesel::sql_query(USERS).execute(&mut db).is_ok() {
+            db.revert_last_migration(POSTGRES).unwrap();
+        }
+        db.batch_execute(&rows).unwrap();
+    } else {
+        let mut db = diesel::SqliteConnection::establish(url).unwrap();
+        while diesel::sql_query(USERS).execute(&mut db).is_ok() {
+            db.revert_last_migration(SQLITE).unwrap();
+        }
+        db.batch_execute(&rows).unwrap();
+    }
+}
+
+/// Who held an API token could do everything, and still can, as a user of that name.
+#[tokio::test(flavor = "multi_thread")]
+async fn holders_of_api_tokens_become_administrators() {
+    let dir = tempfile::tempdir().unwrap();
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    for url in [dir.path().join("t.db").display().to_string(), postgres.url()] {
+        drop(Store::open(&url).await.unwrap());
+        before_users(&url);
+        let store = Store::open(&url).await.unwrap();
+        let (user, held, left) = store
+            .read(|db| {
+                let key = logins::key_by_hash(db, &auth::hash("slipway-api-of-ann"))?.unwrap();
+                let user = users::get(db, &key.holder)?.unwrap();
+                let held = held_by(db, &user.id)?;
+                Ok::<_, StoreError>((user, held, credentials::holder(db, "setup", "setup")?))
+            })
+            .await
+            .unwrap();
+        assert_eq!((user.name.as_str(), user.disabled), ("ann", false), "{url}");
+        assert_eq!(held.len(), 1, "{held:?}");
+        assert!(Permission::ALL.iter().all(|p| held[0].permissions.contains(p)));
+        assert_eq!(left.as_deref(), Some("setup"), "a set-up token stays one");
+        let again = store.read(users::administrators).await;
+        assert_eq!(again.unwrap(), 1, "two tokens of one name are one user");
+    }
+    tokio::task::spawn_blocking(move || drop(postgres)).await.unwrap();
+}

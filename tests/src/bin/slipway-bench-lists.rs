@@ -1,0 +1,219 @@
+//! `slipway-bench-lists`: how long lists and reads take with a large database. A real control plane process on loopback; the
+//! rows are put in by SQL, because a hundred thousand machines by the API would measure something else.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use clap::Parser;
+use slipway_tests::{
+    api::Api,
+    fleet::{
+        Database,
+        database::Postgres,
+        process::{Process, Usage},
+    },
+    world::wait_for,
+};
+
+/// Measures lists and reads of a control plane with many machines.
+#[derive(Parser)]
+#[command(name = "slipway-bench-lists", version, about)]
+struct Cli {
+    /// Machines, with as many instances and jobs; a thousand machines a site
+    #[arg(long, default_value_t = 100_000)]
+    machines: u32,
+    /// sqlite or postgres
+    #[arg(long, default_value = "sqlite")]
+    database: Database,
+    /// Requests to each route, one after the other
+    #[arg(long, default_value_t = 200)]
+    requests: u32,
+}
+
+/// Rows by recursion, which SQLite and PostgreSQL write alike; `{n}` is how many.
+const ROWS: &[&str] = &[
+    "INSERT INTO sites (id, revision, config, online, created_at)
+     WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ({n} + 999) / 1000)
+     SELECT 's-' || CAST(i AS TEXT), 1, '{\"description\":\"\",\"discover\":false,\"subnets\":[]}', FALSE, 0 FROM n",
+    "INSERT INTO machines (id, name, site, state, address, details, version, created_at)
+     WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {n})
+     SELECT '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT), 'm-' || CAST(1000000 + i AS TEXT),
+        's-' || CAST(i / 1000 AS TEXT), 'available',
+        '10.' || CAST(i / 65536 AS TEXT) || '.' || CAST((i / 256) % 256 AS TEXT) || '.' || CAST(i % 256 AS TEXT),
+        '{\"macs\":[\"02:00:00:00:00:01\"],\"firmware\":\"uefi\",\"bmc\":null,\"labels\":{\"rack\":\"r1\"},\"inventory\":null}',
+        1, 0 FROM n",
+    "INSERT INTO instances (id, name, site, machine, image, state, job, wish, created_at, project)
+     WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {n})
+     SELECT '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 'i-' || CAST(i AS TEXT),
+        's-' || CAST(i / 1000 AS TEXT), '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT),
+        '0000000000000000000000000000000000000000000000000000000000000000', 'running',
+        '00000000-0000-7000-a000-' || CAST(100000000000 + i AS TEXT),
+        '{\"machine\":null,\"disk\":{},\"user\":\"u\",\"ssh_keys\":[],\"user_data\":null}', 0, 'default' FROM n",
+    "INSERT INTO jobs (id, instance, site, machine, state, deadline, created_at, finished_at)
+     WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {n})
+     SELECT '00000000-0000-7000-a000-' || CAST(100000000000 + i AS TEXT),
+        '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 's-' || CAST(i / 1000 AS TEXT),
+        '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT), 'done', 0, 0, 0 FROM n",
+];
+
+/// What is asked; the middle of the range stands for any page.
+fn routes(machines: u32) -> Vec<(&'static str, String)> {
+    let (middle, site) = (machines / 2, machines / 2000);
+    let id = |kind: &str| {
+        format!(
+            "00000000-0000-7000-{kind}-{}",
+            100_000_000_000_u64 + u64::from(middle)
+        )
+    };
+    vec![
+        ("list machines", "/api/v1/machines".to_owned()),
+        (
+            "list machines, middle",
+            format!("/api/v1/machines?cursor=m-{}", 1_000_000 + middle),
+        ),
+        (
+            "list machines of a site",
+            format!("/api/v1/machines?site=s-{site}"),
+        ),
+        (
+            "get machine by name",
+            format!("/api/v1/machines/m-{}", 1_000_000 + middle),
+        ),
+        ("get machine by id", format!("/api/v1/machines/{}", id("8000"))),
+        ("list instances", "/api/v1/instances".to_owned()),
+        (
+            "list instances, middle",
+            format!("/api/v1/instances?cursor={}", id("9000")),
+        ),
+        (
+            "list instances of a site",
+            format!("/api/v1/instances?site=s-{site}"),
+        ),
+        ("get instance by name", format!("/api/v1/instances/i-{middle}")),
+        ("list jobs", "/api/v1/jobs".to_owned()),
+        ("list jobs of a site", format!("/api/v1/jobs?site=s-{site}")),
+        ("list jobs that failed", "/api/v1/jobs?state=failed".to_owned()),
+        ("get job", format!("/api/v1/jobs/{}", id("a000"))),
+        ("list sites", "/api/v1/sites".to_owned()),
+        ("list projects", "/api/v1/projects".to_owned()),
+        ("list events", "/api/v1/events".to_owned()),
+        ("read metrics", "/metrics".to_owned()),
+    ]
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    slipway_bus::tls::install_provider();
+    let folder = tempfile::tempdir()?;
+    let postgres = match cli.database {
+        Database::Sqlite => None,
+        Database::Postgres => Some(Postgres::start()?),
+    };
+    let (process, api) = start(folder.path(), postgres.as_ref()).await?;
+    let filled = Instant::now();
+    for rows in ROWS {
+        run_sql(
+            &rows.replace("{n}", &cli.machines.to_string()),
+            folder.path(),
+            postgres.as_ref(),
+        )?;
+    }
+    run_sql("ANALYZE", folder.path(), postgres.as_ref())?;
+    println!(
+        "{} machines, instances and jobs on {:?}; {:.1} s to put in",
+        cli.machines,
+        cli.database,
+        filled.elapsed().as_secs_f64()
+    );
+    println!("{:<28}{:>10}{:>10}{:>10}", "", "p50 ms", "p99 ms", "max ms");
+    for (name, path) in routes(cli.machines) {
+        let mut times = Vec::new();
+        for _ in 0..cli.requests {
+            let begun = Instant::now();
+            api.get(&path).await.with_context(|| format!("GET {path}"))?;
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1000.0;
+        println!("{name:<28}{:>10.1}{:>10.1}{:>10.1}", at(50), at(99), at(100));
+    }
+    let usage: Usage = process.usage();
+    println!(
+        "control plane: {:.1} s CPU, {:.0} MiB at its peak",
+        usage.cpu_s,
+        usage.peak_bytes as f64 / 1_048_576.0
+    );
+    Ok(())
+}
+
+/// A control plane with an empty database, set up.
+async fn start(folder: &Path, postgres: Option<&Postgres>) -> anyhow::Result<(Process, Api)> {
+    let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+    let (http, mqtt) = (port()?, port()?);
+    let mut environment = vec![
+        ("SLIPWAY_HTTP".to_owned(), http.to_string()),
+        ("SLIPWAY_MQTT".to_owned(), mqtt.to_string()),
+        ("SLIPWAY_DATA_DIR".to_owned(), folder.display().to_string()),
+    ];
+    if let Some(postgres) = postgres {
+        environment.push(("SLIPWAY_DATABASE_URL".to_owned(), postgres.url()));
+    }
+    let log = folder.join("control-plane");
+    let mut process = Process::new(program()?, &[], environment, log.clone());
+    process.start()?;
+    let out = log.with_extension("out");
+    let token = wait_for("the set-up link", Duration::from_secs(60), || {
+        let text = std::fs::read_to_string(&out).unwrap_or_default();
+        text.split_once("token=").map(|(_, rest)| rest.trim().to_owned())
+    });
+    let mut api = Api::new(format!("http://{http}"))?;
+    api.set_up(&token.await?).await?;
+    Ok((process, api))
+}
+
+/// The control plane beside this program.
+fn program() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let program = own.with_file_name("slipway-control-plane");
+    ensure!(
+        program.exists(),
+        "{} is not there: run this through `make bench-lists`",
+        program.display()
+    );
+    Ok(program)
+}
+
+fn run_sql(sql: &str, folder: &Path, postgres: Option<&Postgres>) -> anyhow::Result<()> {
+    let mut command = match postgres {
+        Some(postgres) => {
+            let mut command = Command::new("psql");
+            command.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &postgres.url(), "-c", sql]);
+            command
+        }
+        None => {
+            let mut command = Command::new("sqlite3");
+            command
+                .arg("-cmd")
+                .arg(".timeout 60000")
+                .arg(folder.join("control-plane.db"))
+                .arg(sql);
+            command
+        }
+    };
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .context("psql or sqlite3 cannot be run")?;
+    ensure!(
+        output.status.success(),
+        "{sql}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
