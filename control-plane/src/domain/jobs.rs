@@ -116,15 +116,13 @@ pub fn take_report(
         return Ok(false);
     };
     let job = jobs::get(db, &report.job.to_string())?;
-    let row = orders::get(db, report.machine)?;
-    let taken_up_since = row.is_some_and(|row| row.order.job == report.job && row.order.retry > report.retry);
     for event in timeline::news(news.former.as_ref(), report, now) {
         let event = event.site(site).machine(report.machine).job(report.job);
         let event = job.iter().fold(event, NewEvent::on);
         events::append(db, &event)?;
     }
-    if let (Some(inventory), Some(mut machine)) =
-        (&report.inventory, machines::get(db, &report.machine.to_string())?)
+    if let Some(inventory) = &report.inventory
+        && let Some(mut machine) = machines::get(db, &report.machine.to_string())?
         && machine.details.inventory.as_ref() != Some(inventory)
     {
         machine.details.inventory = Some(inventory.clone());
@@ -134,7 +132,9 @@ pub fn take_report(
             .machine(machine.id);
         events::append(db, &event.job(report.job))?;
     }
-    if let Some(end) = job_end(&report.outcome).filter(|_| !taken_up_since) {
+    if let Some(end) = job_end(&report.outcome)
+        && !taken_up_since(db, report)?
+    {
         let failure = match &report.outcome {
             Outcome::Failed { failure, .. } => Some(failure),
             _ => None,
@@ -144,6 +144,12 @@ pub fn take_report(
         }
     }
     Ok(true)
+}
+
+/// Whether a report's job was taken up again after the end it tells of.
+fn taken_up_since(db: &mut Database, report: &Report) -> StoreResult<bool> {
+    let row = orders::get(db, report.machine)?;
+    Ok(row.is_some_and(|row| row.order.job == report.job && row.order.retry > report.retry))
 }
 
 /// Ends a job, and moves its instance and machine on; `false` if it had ended before.

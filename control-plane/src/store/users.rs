@@ -99,16 +99,6 @@ pub fn get(db: &mut Database, id_or_name: &str) -> StoreResult<Option<User>> {
     Ok(row.first::<Row>(db).optional()?.map(user))
 }
 
-/// The user who is `subject` at the single sign-on provider.
-///
-/// # Errors
-/// When the database fails.
-pub fn by_subject(db: &mut Database, subject: &str) -> StoreResult<Option<User>> {
-    use users::dsl;
-    let row = dsl::users.filter(dsl::subject.eq(subject));
-    Ok(row.first::<Row>(db).optional()?.map(user))
-}
-
 /// Up to `limit` users whose name comes after `after`, by name.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! What comes next for one machine: a pure function of its order, its report and the time. The loop in
 //! [`super::machine`] only carries out what is decided here, so a crash at any moment is followed by the same decision.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Duration, Utc};
 use slipway_protocol::{
     ids::{BootId, StepId},
@@ -67,17 +69,13 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
 
 /// What had not ended well when the job ended begins anew, after a boot if an agent is to do it.
 fn take_up(order: &Order, report: &mut Report, ended: DateTime<Utc>) {
-    let open = |s: &&Step| {
-        report
-            .steps
-            .iter()
-            .any(|r| r.id == s.id && r.state != StepState::Done)
-    };
-    let open: Vec<Step> = order.steps.iter().filter(open).cloned().collect();
+    let mut open = HashSet::new();
     for state in report.steps.iter_mut().filter(|s| s.state != StepState::Done) {
         *state = StepReport::pending(state.id.clone());
+        open.insert(state.id.clone());
     }
-    if let Some(step) = open.iter().find(|step| step.role == Role::Agent) {
+    let waits = |step: &&Step| step.role == Role::Agent && open.contains(&step.id);
+    if let Some(step) = order.steps.iter().find(waits) {
         boot_again(order, report, step, ended);
     }
 }
