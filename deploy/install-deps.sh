@@ -11,7 +11,7 @@ packages="
   openipmi ipmitool
   mosquitto mosquitto-clients
   postgresql postgresql-client
-  mmdebstrap gdisk fdisk dosfstools mtools e2fsprogs zstd xz-utils cpio busybox-static binutils
+  mmdebstrap gdisk fdisk dosfstools mtools e2fsprogs zstd xz-utils cpio busybox-static dropbear-bin binutils
   syslinux syslinux-common systemd-boot-efi
   openssh-client curl jq ca-certificates tftp-hpa gcc libc6-dev make git openssl sqlite3 procps
   python3 python3-venv

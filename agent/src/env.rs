@@ -18,7 +18,11 @@ use rustix::{
 };
 use slipway_protocol::inventory::{Disk, DiskKind, Inventory};
 
-use crate::inventory::{self, FoundDisk};
+use crate::{
+    file_system::{self, Edit, EditError},
+    inventory::{self, FoundDisk},
+    ssh,
+};
 
 /// The machine as steps see it.
 pub trait Env: Send + Sync {
@@ -42,6 +46,18 @@ pub trait Env: Send + Sync {
     /// # Errors
     /// When the kernel refuses.
     fn reboot(&self) -> io::Result<()>;
+
+    /// Changes one file of the system that is installed on a disk.
+    ///
+    /// # Errors
+    /// When no file system of the disk has it, or it does not fit.
+    fn edit_file(&self, disk: &FoundDisk, path: &str, edit: Edit<'_>) -> Result<(), EditError>;
+
+    /// Lets the holders of these SSH keys in as root; answers the host key's fingerprint.
+    ///
+    /// # Errors
+    /// When there is no SSH server.
+    fn let_in(&self, keys: &[String]) -> io::Result<String>;
 }
 
 /// How long disks may take to appear after their drivers were loaded: in all, while there are none, and for the list to
@@ -108,10 +124,19 @@ impl Env for Hardware {
         rustix::fs::sync();
         Ok(rustix::system::reboot(RebootCommand::Restart)?)
     }
+
+    fn edit_file(&self, disk: &FoundDisk, path: &str, edit: Edit<'_>) -> Result<(), EditError> {
+        file_system::edit_on_disk(disk, path, edit)
+    }
+
+    fn let_in(&self, keys: &[String]) -> io::Result<String> {
+        ssh::let_in(keys)
+    }
 }
 
 /// Files in a folder: `NAME.disk` is a disk with the serial `NAME`; `NAME.disk` without write permission is read-only;
-/// a reboot makes the file `rebooted`. The clock is the host's and is never set.
+/// what its file system holds lies in the folder `NAME.root`; a reboot makes the file `rebooted`, and who is let in stands
+/// in `authorized_keys`. The clock is the host's and is never set.
 #[derive(Debug)]
 pub struct Files {
     /// The folder.
@@ -156,6 +181,19 @@ impl Env for Files {
 
     fn reboot(&self) -> io::Result<()> {
         fs::write(self.root.join("rebooted"), "")
+    }
+
+    fn edit_file(&self, disk: &FoundDisk, path: &str, edit: Edit<'_>) -> Result<(), EditError> {
+        let root = disk.path.with_extension("root");
+        if !root.is_dir() {
+            return Err(EditError::NotFound);
+        }
+        file_system::edit_below(&root, path, edit)
+    }
+
+    fn let_in(&self, keys: &[String]) -> io::Result<String> {
+        fs::write(self.root.join("authorized_keys"), keys.join("\n") + "\n")?;
+        Ok("none".to_owned())
     }
 }
 

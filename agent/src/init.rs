@@ -1,4 +1,5 @@
-//! The work of PID 1: file systems, console, drivers. It spawns no processes, so there is nothing to reap.
+//! The work of PID 1: file systems, console, drivers. It spawns no processes; who does ([`crate::ssh`]) also
+//! reaps.
 
 use std::{
     fs::{self, OpenOptions},

@@ -99,6 +99,18 @@ pub fn load_all(catalogue: &Catalogue, sys: &Path) -> usize {
     loaded
 }
 
+/// Loads a module that no device asks for, with what it needs. One that is part of the kernel, or not in this LiveOS, is
+/// no error: whoever needs it says so better.
+pub fn load_named(module: &str) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    match Catalogue::read(&Path::new("/lib/modules").join(release)) {
+        Ok(catalogue) => {
+            load(&catalogue, module, &mut BTreeSet::new());
+        }
+        Err(error) => warn!(module, %error, "there is no catalogue of modules"),
+    }
+}
+
 fn load(catalogue: &Catalogue, module: &str, tried: &mut BTreeSet<PathBuf>) -> usize {
     let mut loaded = 0;
     for file in catalogue.load_order(module) {

@@ -13,6 +13,7 @@ use crate::{
     client::Client,
     jobs,
     output::{self, Format},
+    terminal::{self, FromStdin},
 };
 
 /// Instances.
@@ -58,6 +59,27 @@ pub(crate) enum Instance {
     },
     /// Install an instance anew on its machine; what is not given stays as it was
     Reinstall(Box<Reinstall>),
+    /// Boot an instance's machine into the LiveOS, to log in there as root by SSH; start or restart ends it
+    Rescue {
+        instance: String,
+        /// File with a public SSH key, or the name of one of your own; may be repeated [default: the instance's keys]
+        #[arg(long = "ssh-key", value_name = "FILE|NAME")]
+        ssh_keys: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Give a user of an instance's system a new password; the machine restarts. One is made and shown unless it is read
+    /// from standard input
+    ResetPassword {
+        instance: String,
+        /// Whose [default: the user made at the install]
+        #[arg(long)]
+        user: Option<String>,
+        #[command(flatten)]
+        from_stdin: FromStdin,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Rename an instance; its host name follows when it is installed anew
     Rename { instance: String, name: String },
     /// Lock an instance: nothing is done with it until it is unlocked
@@ -155,6 +177,9 @@ pub(crate) struct Reinstall {
     /// File with cloud-init user-data
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
+    /// Make all its other disks read as zeros first; they keep what they hold otherwise
+    #[arg(long)]
+    wipe_data_disks: bool,
     #[command(flatten)]
     wait: Wait,
 }
@@ -181,9 +206,32 @@ const ACCEPTED: [(&str, &str); 4] = [
 
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, format: Format, instance: Instance) -> anyhow::Result<ExitCode> {
+    let (accepted, wait) = match begin(client, instance).await? {
+        Ok(begun) => begun,
+        Err(other) => {
+            output::print(format, &at_once(client, other).await?, &COLUMNS);
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    // Nothing is left to be watched of an instance that never had a machine: it is gone at once.
+    let gone = accepted["instance"]["state"] == "released";
+    let watched = wait.wait && !gone;
+    // A password is shown once, so also by who waits.
+    if !watched || accepted.get("password").is_some() {
+        print_accepted(format, &accepted);
+    }
+    if !watched {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let job = accepted["job"]["id"].as_str();
+    jobs::follow(client, job.context("the control plane named no job")?).await
+}
+
+/// Asks for work on a machine; a command that needs none is given back.
+async fn begin(client: &Client, instance: Instance) -> anyhow::Result<Result<(Value, Wait), Instance>> {
     let of = |instance: &str, what: &str| format!("/api/v1/instances/{instance}{what}");
     let empty = || json!({});
-    let (accepted, wait) = match instance {
+    Ok(Ok(match instance {
         Instance::Create(new) => {
             let wait = new.wait;
             (client.post("/api/v1/instances", new_instance(*new)?).await?, wait)
@@ -191,37 +239,56 @@ pub(crate) async fn run(client: &Client, format: Format, instance: Instance) -> 
         Instance::Start { instance, wait } => (client.post(&of(&instance, "/start"), empty()).await?, wait),
         Instance::Stop {
             instance,
-            grace,
+            grace: Grace { grace },
             wait,
-        } => {
-            let path = of(&instance, &format!("/stop?grace_s={}", grace.grace));
-            (client.post(&path, empty()).await?, wait)
-        }
+        } => (
+            client
+                .post(&of(&instance, &format!("/stop?grace_s={grace}")), empty())
+                .await?,
+            wait,
+        ),
         Instance::Restart {
             instance,
-            grace,
+            grace: Grace { grace },
             wait,
-        } => {
-            let path = of(&instance, &format!("/restart?grace_s={}", grace.grace));
-            (client.post(&path, empty()).await?, wait)
-        }
+        } => (
+            client
+                .post(&of(&instance, &format!("/restart?grace_s={grace}")), empty())
+                .await?,
+            wait,
+        ),
         Instance::Reinstall(anew) => {
             let (path, wait) = (of(&anew.instance, "/reinstall"), anew.wait);
             (client.post(&path, reinstall(*anew)?).await?, wait)
         }
-        Instance::Delete { instance, wait } => (client.delete(&of(&instance, "")).await?, wait),
-        other => {
-            output::print(format, &at_once(client, other).await?, &COLUMNS);
-            return Ok(ExitCode::SUCCESS);
+        Instance::Rescue {
+            instance,
+            ssh_keys: keys,
+            wait,
+        } => {
+            let body = json!({ "ssh_keys": ssh_keys(&keys)? });
+            (client.post(&of(&instance, "/rescue"), body).await?, wait)
         }
-    };
-    // Nothing is left to be watched of an instance that never had a machine: it is gone at once.
-    if !wait.wait || accepted["instance"]["state"] == "released" {
-        output::print(format, &accepted, &ACCEPTED);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let job = accepted["job"]["id"].as_str();
-    jobs::follow(client, job.context("the control plane named no job")?).await
+        Instance::ResetPassword {
+            instance,
+            user,
+            from_stdin,
+            wait,
+        } => {
+            let given = from_stdin.password_stdin;
+            let password = given.then(|| terminal::password("", from_stdin)).transpose()?;
+            let body = json!({ "user": user, "password": password });
+            (client.post(&of(&instance, "/reset-password"), body).await?, wait)
+        }
+        Instance::Delete { instance, wait } => (client.delete(&of(&instance, "")).await?, wait),
+        other => return Ok(Err(other)),
+    }))
+}
+
+fn print_accepted(format: Format, accepted: &Value) {
+    let password = accepted.get("password").map(|_| ("password", "/password"));
+    let columns: Vec<_> = ACCEPTED.into_iter().chain(password).collect();
+    output::print(format, accepted, &columns);
 }
 
 /// What needs no work on a machine.
@@ -304,6 +371,9 @@ fn reinstall(anew: Reinstall) -> anyhow::Result<Value> {
     if let Some(file) = anew.user_data {
         body["user_data"] = read(&file)?.into();
     }
+    if anew.wipe_data_disks {
+        body["wipe_data_disks"] = true.into();
+    }
     Ok(body)
 }
 
@@ -384,6 +454,45 @@ mod tests {
         }))
     }
 
+    const CASES: [(&str, &str); 12] = [
+        ("start web-1", "POST /api/v1/instances/web-1/start {}"),
+        (
+            "stop web-1 --grace 5",
+            "POST /api/v1/instances/web-1/stop?grace_s=5 {}",
+        ),
+        (
+            "restart web-1",
+            "POST /api/v1/instances/web-1/restart?grace_s=60 {}",
+        ),
+        ("reinstall web-1", "POST /api/v1/instances/web-1/reinstall {}"),
+        (
+            "rename web-1 shop",
+            r#"PATCH /api/v1/instances/web-1 {"name":"shop"}"#,
+        ),
+        (
+            "rescue web-1 --ssh-key laptop",
+            r#"POST /api/v1/instances/web-1/rescue {"ssh_keys":["laptop"]}"#,
+        ),
+        (
+            "reset-password web-1 --user ops",
+            r#"POST /api/v1/instances/web-1/reset-password {"password":null,"user":"ops"}"#,
+        ),
+        (
+            "reinstall web-1 --wipe-data-disks",
+            r#"POST /api/v1/instances/web-1/reinstall {"wipe_data_disks":true}"#,
+        ),
+        ("lock web-1", r#"PATCH /api/v1/instances/web-1 {"locked":true}"#),
+        (
+            "unlock web-1",
+            r#"PATCH /api/v1/instances/web-1 {"locked":false}"#,
+        ),
+        ("delete web-1", "DELETE /api/v1/instances/web-1 "),
+        (
+            "list --project web --state failed",
+            "GET /api/v1/instances?limit=1000&project=web&state=failed ",
+        ),
+    ];
+
     #[tokio::test]
     async fn each_verb_is_one_call_and_waiting_ends_with_the_job() {
         slipway_bus::tls::install_provider();
@@ -395,33 +504,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let client = Client::new(&url, None).unwrap();
-        let cases = [
-            ("start web-1", "POST /api/v1/instances/web-1/start {}"),
-            (
-                "stop web-1 --grace 5",
-                "POST /api/v1/instances/web-1/stop?grace_s=5 {}",
-            ),
-            (
-                "restart web-1",
-                "POST /api/v1/instances/web-1/restart?grace_s=60 {}",
-            ),
-            ("reinstall web-1", "POST /api/v1/instances/web-1/reinstall {}"),
-            (
-                "rename web-1 shop",
-                r#"PATCH /api/v1/instances/web-1 {"name":"shop"}"#,
-            ),
-            ("lock web-1", r#"PATCH /api/v1/instances/web-1 {"locked":true}"#),
-            (
-                "unlock web-1",
-                r#"PATCH /api/v1/instances/web-1 {"locked":false}"#,
-            ),
-            ("delete web-1", "DELETE /api/v1/instances/web-1 "),
-            (
-                "list --project web --state failed",
-                "GET /api/v1/instances?limit=1000&project=web&state=failed ",
-            ),
-        ];
-        for (words, expected) in cases {
+        for (words, expected) in CASES {
             run(&client, Format::Table, parse(words)).await.unwrap();
             assert_eq!(asked.lock().unwrap().split_off(0), [expected], "{words}");
         }

@@ -20,8 +20,8 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, alerts, audit, events, images, instances, jobs, machines, projects, sites,
-        users, webhooks,
+        NO_NUL, access, account, alerts, audit, events, images, instances, jobs, machines, projects, rescue,
+        sites, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -140,6 +140,8 @@ fn guarded_routes() -> Routes {
         .routes(routes!(instances::stop))
         .routes(routes!(instances::restart))
         .routes(routes!(instances::reinstall))
+        .routes(routes!(rescue::rescue))
+        .routes(routes!(rescue::reset_password))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))

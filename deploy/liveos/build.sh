@@ -1,7 +1,8 @@
 #!/bin/bash
-# Packs the LiveOS: Debian's kernel, and an initramfs of the agent as /init plus kernel modules.
+# Packs the LiveOS: Debian's kernel, and an initramfs of the agent as /init plus kernel modules and what rescue needs:
+# busybox and dropbear with its libraries.
 #   build.sh AGENT_BINARY OUTDIR [cloud|generic]     ->  OUTDIR/vmlinuz, OUTDIR/initramfs.img
-# The initramfs is two archives in one file: modules (compressed once, cached) and the agent. The site appends a
+# The initramfs is two archives in one file: modules and tools (compressed once, cached) and the agent. The site appends a
 # third, its own small overlay, when it serves it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -44,6 +45,24 @@ select_modules() {
 }
 glob() { printf '%s' "$1" | sed 's/[.]/\\./g; s/[*]/.*/g'; }
 
+# The shell and the SSH server of a rescue; neither runs unless an order says so.
+add_tools() {
+  local root=$1 program library
+  mkdir -p "$root/bin" "$root/sbin" "$root/usr/bin" "$root/usr/sbin" "$root/root" "$root/tmp" "$root/run" "$root/etc"
+  cp "$(command -v busybox)" "$root/bin/busybox"
+  for program in $(busybox --list); do
+    [ "$program" = busybox ] || ln -s busybox "$root/bin/$program"
+  done
+  ln -s ../bin/busybox "$root/sbin/modprobe" # where the kernel looks for it when a file system is mounted
+  for program in /usr/sbin/dropbear /usr/bin/dropbearkey; do
+    cp "$program" "$root$program"
+    ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
+      mkdir -p "$root$(dirname "$library")"
+      cp -L "$library" "$root$library"
+    done
+  done
+}
+
 build_modules() {
   local root=$work/modules path target
   target=$root/lib/modules/$kver
@@ -59,10 +78,11 @@ build_modules() {
   depmod -b "$root" "$kver"
   rm -f "$target"/*.bin "$target"/modules.{devname,symbols,softdep}
   mknod -m 600 "$root/dev/console" c 5 1
+  add_tools "$root"
   archive "$root" "$1" 19
 }
 
-recipe=$(cat "$here/build.sh" "$here/modules.$flavour" "$kernel/kver" | sha256sum | cut -c1-16)
+recipe=$(cat "$here/build.sh" "$here/modules.$flavour" "$kernel/kver" /usr/sbin/dropbear "$(command -v busybox)" | sha256sum | cut -c1-16)
 modules=$cache/liveos-modules-$flavour-$recipe.img
 mkdir -p "$cache" "$outdir"
 (

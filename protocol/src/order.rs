@@ -167,6 +167,20 @@ pub enum Action {
         /// Host name, users and keys.
         guest: GuestConfig,
     },
+    /// Make every disk but the chosen one read as zeros.
+    AgentWipeDisks,
+    /// Give a user of the system on the chosen disk a new password.
+    AgentSetPassword {
+        /// Whose.
+        user: String,
+        /// Which of the order's secrets is the hash, as crypt(5) has it in `/etc/shadow`.
+        password: String,
+    },
+    /// Let the holders of keys into the LiveOS by SSH, as root.
+    AgentRescue {
+        /// Public SSH keys.
+        ssh_keys: Vec<String>,
+    },
     /// Reboot the machine from the agent.
     AgentReboot,
     /// Wait for the installed system to say which one it is.
@@ -249,6 +263,14 @@ enum KnownAction {
     AgentConfigure {
         guest: GuestConfig,
     },
+    AgentWipeDisks,
+    AgentSetPassword {
+        user: String,
+        password: String,
+    },
+    AgentRescue {
+        ssh_keys: Vec<String>,
+    },
     AgentReboot,
     GuestVerify {
         nonce_sha256: Digest,
@@ -256,7 +278,7 @@ enum KnownAction {
 }
 
 /// The actions this build knows, by their names on the wire.
-pub const KNOWN_ACTIONS: [&str; 13] = [
+pub const KNOWN_ACTIONS: [&str; 16] = [
     "image_ensure",
     "dhcp_bind",
     "boot_liveos",
@@ -268,6 +290,9 @@ pub const KNOWN_ACTIONS: [&str; 13] = [
     "agent_choose_disk",
     "agent_write_image",
     "agent_configure",
+    "agent_wipe_disks",
+    "agent_set_password",
+    "agent_rescue",
     "agent_reboot",
     "guest_verify",
 ];
@@ -297,6 +322,9 @@ impl<'de> Deserialize<'de> for Action {
             KnownAction::AgentChooseDisk { rule } => Self::AgentChooseDisk { rule },
             KnownAction::AgentWriteImage { image } => Self::AgentWriteImage { image },
             KnownAction::AgentConfigure { guest } => Self::AgentConfigure { guest },
+            KnownAction::AgentWipeDisks => Self::AgentWipeDisks,
+            KnownAction::AgentSetPassword { user, password } => Self::AgentSetPassword { user, password },
+            KnownAction::AgentRescue { ssh_keys } => Self::AgentRescue { ssh_keys },
             KnownAction::AgentReboot => Self::AgentReboot,
             KnownAction::GuestVerify { nonce_sha256 } => Self::GuestVerify { nonce_sha256 },
         })
@@ -316,6 +344,9 @@ impl Action {
             | Self::AgentChooseDisk { .. }
             | Self::AgentWriteImage { .. }
             | Self::AgentConfigure { .. }
+            | Self::AgentWipeDisks
+            | Self::AgentSetPassword { .. }
+            | Self::AgentRescue { .. }
             | Self::AgentReboot => Role::Agent,
         }
     }
@@ -391,14 +422,12 @@ impl Order {
 
 /// Which secrets an action needs.
 pub fn secrets_of(action: &Action) -> impl Iterator<Item = &str> {
-    let guest = if let Action::AgentConfigure { guest } = action {
-        Some(guest)
-    } else {
-        None
+    let (first, second) = match action {
+        Action::AgentConfigure { guest } => (Some(guest.phone_home.as_str()), guest.user_data.as_deref()),
+        Action::AgentSetPassword { password, .. } => (Some(password.as_str()), None),
+        _ => (None, None),
     };
-    let phone_home = guest.map(|guest| guest.phone_home.as_str());
-    let user_data = guest.and_then(|guest| guest.user_data.as_deref());
-    phone_home.into_iter().chain(user_data)
+    first.into_iter().chain(second)
 }
 
 #[cfg(test)]
@@ -448,6 +477,14 @@ mod tests {
             },
             Action::AgentWriteImage { image },
             Action::AgentConfigure { guest },
+            Action::AgentWipeDisks,
+            Action::AgentSetPassword {
+                user: "u".into(),
+                password: "p".into(),
+            },
+            Action::AgentRescue {
+                ssh_keys: vec!["k".into()],
+            },
             Action::AgentReboot,
             Action::GuestVerify { nonce_sha256: image },
         ];

@@ -7,19 +7,26 @@ use crate::{env::OpenDisk, inventory::FoundDisk};
 
 /// Opens the disk the order's steps are bound to, if it is there unchanged.
 pub(super) fn open(machine: &Machine, attempt: &Attempt) -> Result<OpenDisk, Failure> {
+    let found = found(machine, attempt)?;
+    let name = found.disk.identity().unwrap_or_default();
+    OpenDisk::open(&found).map_err(|e| passing("disk_open", format!("cannot open disk {name}: {e}")))
+}
+
+/// The disk the order's steps are bound to, if it is there unchanged and may be written.
+pub(super) fn found(machine: &Machine, attempt: &Attempt) -> Result<FoundDisk, Failure> {
     let Some(bound) = &attempt.disk else {
         let text = "no disk was chosen before this step; the order needs an agent_choose_disk step first";
         return Err(lasting("disk_not_chosen", text));
     };
     let found = find(&machine.env.disks(), bound)?;
-    let name = bound.identity().unwrap_or_default();
     if let Some(reason) = &found.refused {
+        let name = bound.identity().unwrap_or_default();
         return Err(lasting(
             "disk_in_use",
             format!("disk {name} must not be written: {reason}"),
         ));
     }
-    OpenDisk::open(&found).map_err(|e| passing("disk_open", format!("cannot open disk {name}: {e}")))
+    Ok(found)
 }
 
 /// The disk of that identity and size, if there is exactly one.

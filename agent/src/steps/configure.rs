@@ -1,13 +1,9 @@
 //! `agent_configure`: the guest's first-boot data onto the image's `cidata` partition. Writes there and nowhere else.
 
-use slipway_protocol::{
-    order::{GuestConfig, secret_context},
-    report::Failure,
-    seal::Secret,
-};
+use slipway_protocol::{order::GuestConfig, report::Failure, seal::Secret};
 use tracing::info;
 
-use super::{Attempt, Machine, Outcome, bound_disk, lasting, passing};
+use super::{Attempt, Machine, Outcome, bound_disk, lasting, passing, secret};
 use crate::{
     disk::{
         gpt::{self, Partition},
@@ -86,18 +82,6 @@ fn write(disk: &OpenDisk, offset: u64, volume: &[u8]) -> std::io::Result<bool> {
     let mut back = vec![0; volume.len()];
     disk.read_at(offset, &mut back)?;
     Ok(back == volume)
-}
-
-fn secret(machine: &Machine, attempt: &Attempt, name: &str) -> Result<Secret, Failure> {
-    let sealed = attempt.release.secrets.get(name).ok_or_else(|| {
-        lasting(
-            "secret_missing",
-            format!("the edge did not pass on the secret `{name}`"),
-        )
-    })?;
-    let place = secret_context(&machine.config.site, machine.config.machine, attempt.job, name);
-    let opened = machine.opening.open(sealed, &place);
-    opened.map_err(|e| lasting("secret_refused", format!("secret `{name}`: {e}")))
 }
 
 /// The URL the guest reports to; the nonce in it must not add to the URL's structure.

@@ -4,6 +4,9 @@
 mod bound_disk;
 mod choose_disk;
 mod configure;
+mod rescue;
+mod set_password;
+mod wipe_disks;
 mod write_image;
 
 use std::{
@@ -16,9 +19,9 @@ use slipway_protocol::{
     ids::JobId,
     inventory::Disk,
     keys::KeyRing,
-    order::{Action, Step},
+    order::{Action, Step, secret_context},
     report::{Failure, Progress, Release},
-    seal::OpeningKey,
+    seal::{OpeningKey, Secret},
 };
 
 use crate::{env::Env, fetch::Edge};
@@ -102,6 +105,9 @@ pub fn run(machine: &Machine, attempt: &Attempt) -> Result<Outcome, Failure> {
         Action::AgentChooseDisk { rule } => choose_disk::run(machine, rule),
         Action::AgentWriteImage { image } => write_image::run(machine, attempt, *image),
         Action::AgentConfigure { guest } => configure::run(machine, attempt, guest),
+        Action::AgentWipeDisks => wipe_disks::run(machine, attempt),
+        Action::AgentSetPassword { user, password } => set_password::run(machine, attempt, user, password),
+        Action::AgentRescue { ssh_keys } => rescue::run(machine, ssh_keys),
         Action::AgentReboot => Ok(Outcome::Restart),
         Action::Unknown(unknown) => {
             let text = format!(
@@ -119,6 +125,19 @@ pub fn run(machine: &Machine, attempt: &Attempt) -> Result<Outcome, Failure> {
             Err(lasting("not_for_agent", text))
         }
     }
+}
+
+/// A secret of the order that the edge passed on, opened.
+fn secret(machine: &Machine, attempt: &Attempt, name: &str) -> Result<Secret, Failure> {
+    let sealed = attempt.release.secrets.get(name).ok_or_else(|| {
+        lasting(
+            "secret_missing",
+            format!("the edge did not pass on the secret `{name}`"),
+        )
+    })?;
+    let place = secret_context(&machine.config.site, machine.config.machine, attempt.job, name);
+    let opened = machine.opening.open(sealed, &place);
+    opened.map_err(|e| lasting("secret_refused", format!("secret `{name}`: {e}")))
 }
 
 /// A failure that trying again does not help.

@@ -191,6 +191,16 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         "/api/v1/instances/{instance}/reinstall",
         Permission(P::InstancesWrite),
     ),
+    (
+        "POST",
+        "/api/v1/instances/{instance}/rescue",
+        Permission(P::InstancesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/instances/{instance}/reset-password",
+        Permission(P::InstancesWrite),
+    ),
     ("POST", "/api/v1/jobs/{job}/retry", Permission(P::JobsWrite)),
     ("GET", "/api/v1/jobs", Permission(P::JobsRead)),
     ("GET", "/api/v1/jobs/{job}", Permission(P::JobsRead)),

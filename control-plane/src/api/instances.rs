@@ -179,7 +179,10 @@ pub struct Accepted {
     pub job: JobView,
 }
 
-async fn accepted(app: &App, (instance, job): (Instance, jobs::Job)) -> Result<Accepted, ApiError> {
+pub(super) async fn accepted(
+    app: &App,
+    (instance, job): (Instance, jobs::Job),
+) -> Result<Accepted, ApiError> {
     let instance = app.store.read(move |db| view(db, instance)).await?;
     Ok(Accepted {
         instance,
@@ -291,7 +294,7 @@ pub async fn delete(
     begin(&app, &caller, key, Work::Release).await
 }
 
-async fn begin(app: &App, caller: &Caller, key: String, what: Work) -> Result<Response, ApiError> {
+pub(super) async fn begin(app: &App, caller: &Caller, key: String, what: Work) -> Result<Response, ApiError> {
     let begun = domain::instances::work(app, caller, key, what).await?;
     Ok(answer(&accepted(app, begun).await?))
 }
@@ -395,9 +398,11 @@ pub struct ReinstallBody {
     pub ssh_keys: Option<Vec<String>>,
     /// cloud-init user-data.
     pub user_data: Option<String>,
+    /// Whether its other disks are made to read as zeros first; they keep what they hold otherwise.
+    pub wipe_data_disks: bool,
 }
 
-/// Installs an instance anew on its machine. Only the disk that is chosen is written: data disks keep what they hold.
+/// Installs an instance anew on its machine. Only the disk that is chosen is written, unless the others are to be wiped.
 #[utoipa::path(post, path = "/api/v1/instances/{instance}/reinstall", tag = "instances",
     params(("instance" = String, Path)), request_body = ReinstallBody,
     responses((status = 202, body = Accepted), (status = 400), (status = 403), (status = 404), (status = 409)))]
@@ -413,6 +418,7 @@ pub async fn reinstall(
         user: body.user,
         ssh_keys: body.ssh_keys,
         user_data: body.user_data.map(Secret::new),
+        wipe_data_disks: body.wipe_data_disks,
     };
     begin(&app, &caller, key, Work::Reinstall(Box::new(anew))).await
 }

@@ -10,6 +10,7 @@ pub mod instances;
 pub mod jobs;
 pub mod machines;
 pub mod projects;
+pub mod rescue;
 pub mod sites;
 pub mod users;
 pub mod webhooks;

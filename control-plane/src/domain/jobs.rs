@@ -23,6 +23,7 @@ use crate::{
         machines, orders, reports, sites,
     },
     workflow::{
+        overdue::{GRACE, Overdue, overdue},
         release,
         state::{InstanceEvent, JobState, after, job_end, machine_after},
     },
@@ -173,8 +174,7 @@ fn finish(
         );
         NewEvent::new(&kind, now).on(job).text(&detail).data(data)
     };
-    let word = |state: &dyn std::fmt::Debug| format!("{state:?}").to_lowercase();
-    events::append(db, &ended(format!("job.{}", word(&end))).entered(&end)?)?;
+    events::append(db, &ended(format!("job.{}", end.word())).entered(&end)?)?;
     let event = if end == JobState::Done {
         InstanceEvent::JobDone
     } else {
@@ -187,7 +187,7 @@ fn finish(
         return Ok(true);
     };
     instances::advance(db, instance.id, instance.state, next)?;
-    events::append(db, &ended(format!("instance.{}", word(&next))).entered(&next)?)?;
+    events::append(db, &ended(format!("instance.{}", next.word())).entered(&next)?)?;
     if let Some(machine) = job.machine.or(instance.machine) {
         let state = machine_after(next);
         if machines::leave(db, machine, job.id, state)? {
@@ -250,41 +250,25 @@ fn withdraw(db: &mut Database, job: &Job) -> StoreResult<()> {
     Ok(())
 }
 
-/// Fails jobs whose time is over and that will not be heard of: those still queued, and those at a site that is
-/// connected and yet silent. A site that is cut off is waited for: it ends its jobs itself and tells later.
+/// Fails jobs whose time is over and that will not be heard of, as [`overdue`] decides.
 ///
 /// # Errors
 /// When the store fails.
 pub async fn fail_overdue(app: &App) -> Result<usize, ApiError> {
     let now = (app.now)();
-    let grace = chrono::TimeDelta::minutes(5);
     let ended = app
         .store
         .transaction(move |db| {
             let mut ended = Vec::new();
-            for job in jobs::overdue(db, now - grace)? {
-                let site_online = sites::get(db, job.site.as_str())?.is_some_and(|site| site.online);
-                if job.state == JobState::Running && !site_online {
-                    continue;
-                }
-                let (code, message) = match job.state {
-                    JobState::Queued => (
-                        "no_machine",
-                        format!("no machine was free at site {} in time", job.site),
-                    ),
-                    _ => (
-                        "deadline",
-                        format!("site {} did not end the job by its deadline", job.site),
-                    ),
-                };
-                let failure = Failure {
-                    code: code.into(),
-                    message,
-                    transient: false,
-                };
-                if finish(db, &job, JobState::Failed, Some(&failure), now)? {
-                    withdraw(db, &job)?;
-                    ended.push(job);
+            let mut after = None;
+            while let Some(page) =
+                Some(jobs::overdue(db, now - GRACE, after.as_ref())?).filter(|p| !p.is_empty())
+            {
+                after = page.last().map(|job| (job.deadline, job.id));
+                for job in page {
+                    if end_overdue(db, &job, now)? {
+                        ended.push(job);
+                    }
                 }
             }
             Ok::<_, StoreError>(ended)
@@ -296,4 +280,18 @@ pub async fn fail_overdue(app: &App) -> Result<usize, ApiError> {
         let _ = app.reports.send(job.id.to_string());
     }
     Ok(ended.len())
+}
+
+fn end_overdue(db: &mut Database, job: &Job, now: DateTime<Utc>) -> StoreResult<bool> {
+    let online = sites::get(db, job.site.as_str())?.is_some_and(|site| site.online);
+    let (failure, withdrawn) = match overdue(job.state, job.site.as_str(), (job.deadline, online), now) {
+        Overdue::Wait => return Ok(false),
+        Overdue::Withdraw(failure) => (failure, true),
+        Overdue::GiveUp(failure) => (failure, false),
+    };
+    let ended = finish(db, job, JobState::Failed, Some(&failure), now)?;
+    if ended && withdrawn {
+        withdraw(db, job)?;
+    }
+    Ok(ended)
 }

@@ -5,7 +5,7 @@ use crate::{app::App, domain, error::ApiError, metrics, store::jobs};
 pub(super) async fn reconcile(app: &App) -> Result<(), ApiError> {
     domain::jobs::fail_overdue(app).await?;
     for (state, count) in app.store.read(jobs::counts).await? {
-        metrics::jobs(&format!("{state:?}").to_lowercase(), count);
+        metrics::jobs(state.word(), count);
     }
     Ok(())
 }

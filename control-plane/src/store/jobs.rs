@@ -318,17 +318,30 @@ pub fn finish(
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
-/// Up to 100 live jobs whose deadline is over.
+/// Up to 100 live jobs whose deadline is over, by deadline and id, after one of those.
 ///
 /// # Errors
 /// When the database fails.
-pub fn overdue(connection: &mut Database, now: DateTime<Utc>) -> StoreResult<Vec<Job>> {
+pub fn overdue(
+    connection: &mut Database,
+    now: DateTime<Utc>,
+    after: Option<&(DateTime<Utc>, JobId)>,
+) -> StoreResult<Vec<Job>> {
     use jobs::dsl;
     let live = [to_word(&JobState::Queued)?, to_word(&JobState::Running)?];
-    let rows = dsl::jobs
+    let mut query = dsl::jobs
         .filter(dsl::state.eq_any(live))
         .filter(dsl::deadline.lt(micros(now)))
+        .order((dsl::deadline, dsl::id))
         .limit(100)
-        .load::<Row>(connection)?;
-    rows.into_iter().map(job).collect()
+        .into_boxed();
+    if let Some((deadline, id)) = after {
+        let (deadline, id) = (micros(*deadline), id.to_string());
+        query = query.filter(
+            dsl::deadline
+                .gt(deadline)
+                .or(dsl::deadline.eq(deadline).and(dsl::id.gt(id))),
+        );
+    }
+    query.load::<Row>(connection)?.into_iter().map(job).collect()
 }

@@ -34,6 +34,8 @@ pub struct Install {
     pub image: ImageId,
     /// Which disk.
     pub disk: DiskRule,
+    /// Whether all other disks are made to read as zeros.
+    pub wipe_data_disks: bool,
     /// Instance id for cloud-init.
     pub instance_id: String,
     /// Host name.
@@ -48,8 +50,22 @@ pub struct Install {
     pub secrets: BTreeMap<String, Sealed>,
 }
 
+/// The data disks are wiped first: what fails then leaves the system as it was.
+fn wipe_before_write(steps: &mut Vec<Step>) {
+    let wipe = step(
+        "wipe-data-disks",
+        Action::AgentWipeDisks,
+        &["choose-disk"],
+        Limits(600, 1),
+    );
+    if let Some(at) = steps.iter().position(|s| s.id.as_str() == "write-image") {
+        steps[at].needs.push(wipe.id.clone());
+        steps.insert(at, wipe);
+    }
+}
+
 /// Time without progress after which an attempt has failed, in seconds, and how often it is tried again.
-struct Limits(u32, u32);
+pub(super) struct Limits(pub(super) u32, pub(super) u32);
 
 /// Compiles the order.
 #[must_use]
@@ -71,7 +87,10 @@ pub fn compile(install: Install) -> Order {
         address: install.address,
         hostname: Some(install.hostname),
     };
-    let steps = steps(bind, image, install.disk, guest, install.nonce_sha256);
+    let mut steps = steps(bind, image, install.disk, guest, install.nonce_sha256);
+    if install.wipe_data_disks {
+        wipe_before_write(&mut steps);
+    }
     Order {
         machine: install.machine,
         job: install.job,
@@ -144,7 +163,12 @@ fn steps(
     ]
 }
 
-fn step(id: &str, action: Action, needs: &[&str], Limits(no_progress_timeout_s, retries): Limits) -> Step {
+pub(super) fn step(
+    id: &str,
+    action: Action,
+    needs: &[&str],
+    Limits(no_progress_timeout_s, retries): Limits,
+) -> Step {
     Step {
         id: step_id(id),
         role: action.role(),
@@ -183,6 +207,7 @@ mod tests {
             address: Ipv4Addr::LOCALHOST,
             image: ImageId::of(b"i"),
             disk: DiskRule::default(),
+            wipe_data_disks: false,
             instance_id: "i-1".into(),
             hostname: "web-1".into(),
             user: "debian".into(),
@@ -200,6 +225,20 @@ mod tests {
         let at = |id: &str| ids.iter().position(|other| *other == id).unwrap();
         assert!(at("choose-disk") < at("write-image") && at("serve-disk") < at("reboot"));
         assert_eq!(ids.last(), Some(&"verify-guest"), "installed is never assumed");
+    }
+
+    #[test]
+    fn data_disks_are_wiped_after_the_choice_and_before_the_image() {
+        let order = compile(Install {
+            wipe_data_disks: true,
+            ..install()
+        });
+        assert_eq!(order.check(), Ok(()));
+        let ids: Vec<&str> = order.steps.iter().map(|s| s.id.as_str()).collect();
+        let wipe = ids.iter().position(|id| *id == "wipe-data-disks").unwrap();
+        assert_eq!((ids[wipe - 1], ids[wipe + 1]), ("choose-disk", "write-image"));
+        let write = &order.steps[wipe + 1];
+        assert!(write.needs.iter().any(|need| need.as_str() == "wipe-data-disks"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! From an intent to an order, and from an outcome to the next state. Pure: no SQL, no MQTT, no clock.
 
 pub mod install;
+pub mod overdue;
 pub mod power;
 pub mod release;
+pub mod rescue;
 pub mod state;

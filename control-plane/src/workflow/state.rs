@@ -28,6 +28,52 @@ pub enum MachineState {
     Retired,
 }
 
+/// Gives a state the word it has in the API, in events and in the audit log.
+macro_rules! words {
+    ($name:ident { $($state:ident = $word:literal),* $(,)? }) => {
+        impl $name {
+            /// As it stands in the API, in events and in the audit log.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$state => $word,)* }
+            }
+        }
+    };
+}
+
+words!(InstanceState {
+    Requested = "requested",
+    Installing = "installing",
+    Running = "running",
+    Stopping = "stopping",
+    Stopped = "stopped",
+    Starting = "starting",
+    Restarting = "restarting",
+    Reinstalling = "reinstalling",
+    Rescuing = "rescuing",
+    Rescue = "rescue",
+    Erasing = "erasing",
+    Released = "released",
+    Failed = "failed",
+});
+words!(JobState {
+    Queued = "queued",
+    Running = "running",
+    Done = "done",
+    Failed = "failed",
+    Cancelled = "cancelled",
+});
+words!(JobKind {
+    Install = "install",
+    Reinstall = "reinstall",
+    Start = "start",
+    Stop = "stop",
+    Restart = "restart",
+    Rescue = "rescue",
+    ResetPassword = "reset_password",
+    Release = "release",
+});
+
 /// Where an instance stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +94,10 @@ pub enum InstanceState {
     Restarting,
     /// Being installed anew on its machine.
     Reinstalling,
+    /// Being booted into the LiveOS, for its owner to look at its disks.
+    Rescuing,
+    /// In the LiveOS, with its owner let in; any way out boots its disk again.
+    Rescue,
     /// Being given back.
     Erasing,
     /// Given back.
@@ -103,18 +153,24 @@ pub enum JobKind {
     Stop,
     /// To switch it off and on.
     Restart,
+    /// To boot it into the LiveOS and let its owner in.
+    Rescue,
+    /// To give a user of its system a new password, through the LiveOS, and start it again.
+    ResetPassword,
     /// To take its machine back.
     Release,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Install,
         Self::Reinstall,
         Self::Start,
         Self::Stop,
         Self::Restart,
+        Self::Rescue,
+        Self::ResetPassword,
         Self::Release,
     ];
 
@@ -126,7 +182,9 @@ impl JobKind {
             Self::Reinstall => InstanceState::Reinstalling,
             Self::Start => InstanceState::Starting,
             Self::Stop => InstanceState::Stopping,
-            Self::Restart => InstanceState::Restarting,
+            // A new password takes a restart too, by way of the LiveOS.
+            Self::Restart | Self::ResetPassword => InstanceState::Restarting,
+            Self::Rescue => InstanceState::Rescuing,
             Self::Release => InstanceState::Erasing,
         }
     }
@@ -143,21 +201,24 @@ pub enum InstanceEvent {
     JobFailed,
     /// Its owner asks for work on it.
     Asked(JobKind),
+    /// Its owner gives it back before it ever had a machine.
+    Left,
     /// Its failed job is taken up again; the kind is the job's.
     Retried(JobKind),
     /// Its failed job, which never got a machine, waits for one again.
     Requeued,
 }
 
-use InstanceEvent::{Asked, Dispatched, JobDone, JobFailed, Requeued, Retried};
+use InstanceEvent::{Asked, Dispatched, JobDone, JobFailed, Left, Requeued, Retried};
 use InstanceState as S;
 use JobKind as K;
 
 /// Every move of an instance; what is not here does not happen.
-pub const INSTANCE_MOVES: [(InstanceState, InstanceEvent, InstanceState); 37] = [
+pub const INSTANCE_MOVES: [(InstanceState, InstanceEvent, InstanceState); 55] = [
     (S::Requested, Dispatched, S::Installing),
     (S::Requested, JobFailed, S::Failed),
-    (S::Requested, Asked(K::Release), S::Released),
+    (S::Requested, Left, S::Released),
+    (S::Failed, Left, S::Released),
     (S::Installing, JobDone, S::Running),
     (S::Installing, JobFailed, S::Failed),
     (S::Running, Asked(K::Stop), S::Stopping),
@@ -193,6 +254,23 @@ pub const INSTANCE_MOVES: [(InstanceState, InstanceEvent, InstanceState); 37] = 
     (S::Running, Asked(K::Start), S::Starting),
     (S::Stopped, Asked(K::Stop), S::Stopping),
     (S::Stopped, Asked(K::Restart), S::Restarting),
+    (S::Running, Asked(K::Rescue), S::Rescuing),
+    (S::Stopped, Asked(K::Rescue), S::Rescuing),
+    (S::Failed, Asked(K::Rescue), S::Rescuing),
+    (S::Failed, Retried(K::Rescue), S::Rescuing),
+    (S::Rescuing, JobDone, S::Rescue),
+    (S::Rescuing, JobFailed, S::Failed),
+    (S::Rescue, Asked(K::Rescue), S::Rescuing),
+    (S::Rescue, Asked(K::Start), S::Starting),
+    (S::Rescue, Asked(K::Stop), S::Stopping),
+    (S::Rescue, Asked(K::Restart), S::Restarting),
+    (S::Rescue, Asked(K::Reinstall), S::Reinstalling),
+    (S::Rescue, Asked(K::ResetPassword), S::Restarting),
+    (S::Rescue, Asked(K::Release), S::Erasing),
+    (S::Running, Asked(K::ResetPassword), S::Restarting),
+    (S::Stopped, Asked(K::ResetPassword), S::Restarting),
+    (S::Failed, Asked(K::ResetPassword), S::Restarting),
+    (S::Failed, Retried(K::ResetPassword), S::Restarting),
 ];
 
 /// The state after an event, if the event has a meaning there.
@@ -228,7 +306,7 @@ mod tests {
     use super::*;
     use std::collections::{HashMap, HashSet};
 
-    const STATES: [InstanceState; 11] = [
+    const STATES: [InstanceState; 13] = [
         S::Requested,
         S::Installing,
         S::Running,
@@ -237,6 +315,8 @@ mod tests {
         S::Starting,
         S::Restarting,
         S::Reinstalling,
+        S::Rescuing,
+        S::Rescue,
         S::Erasing,
         S::Released,
         S::Failed,
@@ -245,7 +325,7 @@ mod tests {
     fn events() -> Vec<InstanceEvent> {
         let kinds = JobKind::ALL.into_iter();
         let asked = kinds.clone().map(Asked);
-        [Dispatched, JobDone, JobFailed, Requeued]
+        [Dispatched, JobDone, JobFailed, Left, Requeued]
             .into_iter()
             .chain(asked)
             .chain(kinds.map(Retried))
@@ -293,6 +373,19 @@ mod tests {
             }
         }
         assert!(reaches.values().all(|good| *good), "{reaches:?}");
+    }
+
+    #[test]
+    fn words_are_those_of_the_api() {
+        for kind in JobKind::ALL {
+            assert_eq!(serde_json::json!(kind), kind.word());
+        }
+        for state in STATES {
+            assert_eq!(serde_json::json!(state), state.word());
+        }
+        for state in JobState::ALL {
+            assert_eq!(serde_json::json!(state), state.word());
+        }
     }
 
     #[test]

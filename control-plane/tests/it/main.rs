@@ -12,6 +12,7 @@ mod fuzz;
 mod lists;
 mod live;
 mod migrations;
+mod model;
 mod scheduler;
 mod store;
 mod webhooks;

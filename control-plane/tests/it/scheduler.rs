@@ -26,11 +26,11 @@ use slipway_protocol::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-fn site(name: &str) -> SiteId {
+pub(crate) fn site(name: &str) -> SiteId {
     SiteId::new(name).unwrap()
 }
 
-fn make_site(db: &mut Database, name: &str) -> StoreResult<()> {
+pub(crate) fn make_site(db: &mut Database, name: &str) -> StoreResult<()> {
     let settings = SiteSettings {
         description: String::new(),
         discover: false,
@@ -43,7 +43,7 @@ fn make_site(db: &mut Database, name: &str) -> StoreResult<()> {
     sites::set_keys(db, &site(name), report_key, sealing_key, "-")
 }
 
-fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
+pub(crate) fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
     let machine = Machine {
         id: MachineId(Uuid::from_u128(1)),
         name: "m1".into(),
@@ -66,7 +66,7 @@ fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
 }
 
 /// A wish made `n` microseconds after `begun`.
-fn ask(
+pub(crate) fn ask(
     db: &mut Database,
     (n, at): (u32, &str),
     user_data: Option<&str>,

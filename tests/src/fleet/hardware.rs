@@ -11,7 +11,11 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use slipway_agent::{env::Env, inventory::FoundDisk};
+use slipway_agent::{
+    env::Env,
+    file_system::{Edit, EditError},
+    inventory::FoundDisk,
+};
 use slipway_protocol::inventory::{Disk, DiskKind, FirmwareKind, Inventory, Nic};
 
 use super::{pace::Pace, place::MachinePlace};
@@ -85,5 +89,14 @@ impl Env for Hardware {
     fn reboot(&self) -> io::Result<()> {
         self.restarted.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn edit_file(&self, _disk: &FoundDisk, _path: &str, _edit: Edit<'_>) -> Result<(), EditError> {
+        // Its disk holds no file system.
+        Err(EditError::NotFound)
+    }
+
+    fn let_in(&self, _keys: &[String]) -> io::Result<String> {
+        Err(io::Error::other("a simulated machine has no SSH server"))
     }
 }

@@ -34,7 +34,7 @@ pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waitin
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
-    let order = install_order(app, &instance, &machine, sealing_key, now)?;
+    let order = install_order(app, (&instance, &machine), sealing_key, false, now)?;
     order.check().map_err(|e| ApiError::Internal(e.into()))?;
     let site = instance.site.clone();
     let dispatched = app

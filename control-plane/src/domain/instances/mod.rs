@@ -3,6 +3,7 @@
 mod create;
 mod dispatch;
 mod orders;
+mod password;
 mod work;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -11,7 +12,7 @@ use slipway_protocol::ids::{InstanceId, JobId};
 
 pub use create::{NewInstance, Repeatable, check_ssh_key, create};
 pub use dispatch::{Waiting, dispatch};
-pub use work::{Anew, Change as InstanceChange, Work, retry, update, work};
+pub use work::{Anew, Change as InstanceChange, Work, reset_password, retry, update, work};
 
 use crate::{
     access::{Caller, Permission, Target, Visible},

@@ -18,7 +18,7 @@ use crate::{
     workflow::{
         install::{self, Install},
         power::{self, Installed, Switch},
-        release,
+        release, rescue,
     },
 };
 
@@ -65,11 +65,12 @@ fn hardware(machine: &Machine) -> Hardware {
     }
 }
 
+/// The order of an install; `wipe` has all disks but the chosen one read as zeros.
 pub(super) fn install_order(
     app: &App,
-    instance: &Instance,
-    machine: &Machine,
+    (instance, machine): (&Instance, &Machine),
     to: SealingKey,
+    wipe: bool,
     now: DateTime<Utc>,
 ) -> Result<Order, ApiError> {
     let nonce = Secret::new(hex::encode(vault::random::<32>()?));
@@ -94,6 +95,7 @@ pub(super) fn install_order(
         address: machine.address,
         image: instance.image,
         disk: instance.wish.disk.clone(),
+        wipe_data_disks: wipe,
         instance_id: instance.id.to_string(),
         hostname: instance.name.clone(),
         user: instance.wish.user.clone(),
@@ -103,15 +105,14 @@ pub(super) fn install_order(
     }))
 }
 
-/// The order that switches an installed machine.
-pub(super) fn switch_order(
+/// An instance's machine as orders see it that leave its system in place.
+fn installed(
     app: &App,
     (instance, machine): (&Instance, &Machine),
     (job, to): (JobId, SealingKey),
-    switch: Switch,
     now: DateTime<Utc>,
-) -> Result<Order, ApiError> {
-    let installed = Installed {
+) -> Result<Installed, ApiError> {
+    Ok(Installed {
         machine: machine.id,
         job,
         deadline: now + JOB_LIFE,
@@ -119,8 +120,54 @@ pub(super) fn switch_order(
         address: machine.address,
         hostname: instance.name.clone(),
         secrets: bmc_secrets(app, machine, (job, to))?,
+    })
+}
+
+/// The order that switches an installed machine.
+pub(super) fn switch_order(
+    app: &App,
+    on: (&Instance, &Machine),
+    both: (JobId, SealingKey),
+    switch: Switch,
+    now: DateTime<Utc>,
+) -> Result<Order, ApiError> {
+    Ok(power::compile(installed(app, on, both, now)?, switch))
+}
+
+/// The order that lets an instance's owner into the LiveOS on its machine.
+pub(super) fn rescue_order(
+    app: &App,
+    on: (&Instance, &Machine),
+    both: (JobId, SealingKey),
+    ssh_keys: Vec<String>,
+    now: DateTime<Utc>,
+) -> Result<Order, ApiError> {
+    Ok(rescue::rescue(installed(app, on, both, now)?, ssh_keys))
+}
+
+/// The order that gives a user of the installed system a new password; `hash` is as `/etc/shadow` has it.
+pub(super) fn password_order(
+    app: &App,
+    (instance, machine): (&Instance, &Machine),
+    (job, to): (JobId, SealingKey),
+    (user, hash): (String, &Secret),
+    now: DateTime<Utc>,
+) -> Result<Order, ApiError> {
+    let mut installed = installed(app, (instance, machine), (job, to), now)?;
+    let mut sealer = Sealer {
+        app,
+        machine,
+        job,
+        to,
+        secrets: installed.secrets,
     };
-    Ok(power::compile(installed, switch))
+    sealer.add(rescue::PASSWORD, hash)?;
+    installed.secrets = sealer.secrets;
+    Ok(rescue::reset_password(
+        installed,
+        user,
+        instance.wish.disk.clone(),
+    ))
 }
 
 /// The order that takes a machine back.

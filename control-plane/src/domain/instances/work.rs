@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::{
     JOB_LIFE, both, change,
     create::{check_host_name, check_user, ssh_keys},
-    orders::{install_order, release_order, switch_order},
-    own, queue, tell_started, told, user_data_place,
+    orders::{install_order, password_order, release_order, rescue_order, switch_order},
+    own, password, queue, tell_started, told, user_data_place,
 };
 use crate::{
     access::{Actor, Caller, Permission, Target},
@@ -49,6 +49,8 @@ pub struct Anew {
     pub ssh_keys: Option<Vec<String>>,
     /// Tenant's user-data.
     pub user_data: Option<Secret>,
+    /// Whether its other disks are made to read as zeros; they keep what they hold otherwise.
+    pub wipe_data_disks: bool,
 }
 
 /// What is to be done with an instance.
@@ -59,8 +61,12 @@ pub enum Work {
     Stop(u32),
     /// Switch it off and on; its system is given so many seconds.
     Restart(u32),
-    /// Install it anew. Only the disk that is chosen is written; data disks keep what they hold.
+    /// Install it anew. Only the disk that is chosen is written, unless the others are to be wiped.
     Reinstall(Box<Anew>),
+    /// Boot the LiveOS and let the holders of these keys in, or of the instance's own if none are given.
+    Rescue(Vec<String>),
+    /// Give a user a new password, its hash being as `/etc/shadow` has it; the instance's own user if none is named.
+    ResetPassword(Option<String>, Secret),
     /// Take its machine back.
     Release,
 }
@@ -72,6 +78,8 @@ impl Work {
             Self::Stop(_) => JobKind::Stop,
             Self::Restart(_) => JobKind::Restart,
             Self::Reinstall(_) => JobKind::Reinstall,
+            Self::Rescue(_) => JobKind::Rescue,
+            Self::ResetPassword(..) => JobKind::ResetPassword,
             Self::Release => JobKind::Release,
         }
     }
@@ -124,11 +132,16 @@ fn may_begin(instance: &Instance, kind: JobKind) -> Result<InstanceState, ApiErr
         let detail = format!("instance `{}` is locked; unlock it first", instance.name);
         return Err(ApiError::Conflict("instance_locked", detail));
     }
-    after(instance.state, InstanceEvent::Asked(kind)).ok_or_else(|| {
-        let state = format!("{:?}", instance.state).to_lowercase();
+    let event = if instance.machine.is_none() && kind == JobKind::Release {
+        InstanceEvent::Left
+    } else {
+        InstanceEvent::Asked(kind)
+    };
+    after(instance.state, event).ok_or_else(|| {
         let detail = format!(
-            "instance `{}` is {state}: that cannot be done now; wait for its job to end, or cancel it",
-            instance.name
+            "instance `{}` is {}: that cannot be done now; wait for its job to end, or cancel it",
+            instance.name,
+            instance.state.word()
         );
         ApiError::Conflict("instance_busy", detail)
     })
@@ -139,7 +152,7 @@ fn is_installed(instance: &Instance, last: Option<&Job>, kind: JobKind) -> Resul
     let installs = [JobKind::Install, JobKind::Reinstall];
     let broken =
         instance.state == InstanceState::Failed && last.is_some_and(|job| installs.contains(&job.kind));
-    if broken && ![JobKind::Reinstall, JobKind::Release].contains(&kind) {
+    if broken && ![JobKind::Reinstall, JobKind::Rescue, JobKind::Release].contains(&kind) {
         let detail = format!(
             "instance `{}` was not installed; retry its job, reinstall it, or release it",
             instance.name
@@ -158,20 +171,76 @@ async fn compile(
 ) -> Result<(Instance, Order), ApiError> {
     let (both, now) = ((job, to), (app.now)());
     let order = match what {
+        // It is on, but not in its own system.
+        Work::Start if instance.state == InstanceState::Rescue => switch_order(
+            app,
+            (&instance, machine),
+            both,
+            Switch::Restart { grace_s: 0 },
+            now,
+        )?,
         Work::Start => switch_order(app, (&instance, machine), both, Switch::Start, now)?,
         Work::Stop(grace_s) => switch_order(app, (&instance, machine), both, Switch::Stop { grace_s }, now)?,
         Work::Restart(grace_s) => {
             switch_order(app, (&instance, machine), both, Switch::Restart { grace_s }, now)?
         }
         Work::Release => release_order(app, machine, both, now)?,
+        Work::Rescue(keys) => {
+            let keys = keys_to_let_in(app, caller, &instance, keys).await?;
+            rescue_order(app, (&instance, machine), both, keys, now)?
+        }
+        Work::ResetPassword(user, hash) => {
+            let user = user.unwrap_or_else(|| instance.wish.user.clone());
+            check_user(&user)?;
+            password_order(app, (&instance, machine), both, (user, &hash), now)?
+        }
         Work::Reinstall(anew) => {
+            let wipe = anew.wipe_data_disks;
             let instance = renewed(app, caller, instance, *anew).await?;
             let instance = Instance { job, ..instance };
-            let order = install_order(app, &instance, machine, to, now)?;
+            let order = install_order(app, (&instance, machine), to, wipe, now)?;
             return Ok((instance, order));
         }
     };
     Ok((Instance { job, ..instance }, order))
+}
+
+async fn keys_to_let_in(
+    app: &App,
+    caller: &Caller,
+    instance: &Instance,
+    given: Vec<String>,
+) -> Result<Vec<String>, ApiError> {
+    let user = caller.user.clone();
+    let mut keys = app.store.read(move |db| ssh_keys(db, &user, given)).await?;
+    if keys.is_empty() {
+        keys.clone_from(&instance.wish.ssh_keys);
+    }
+    if keys.is_empty() {
+        let detail = format!(
+            "instance `{}` has no SSH key; name one to be let in by",
+            instance.name
+        );
+        return Err(ApiError::Bad("no_ssh_key", detail));
+    }
+    Ok(keys)
+}
+
+/// Gives a user of an instance's system a new password, one of the caller's or one that is made; answers it. It is kept
+/// nowhere, and its hash goes sealed to the site.
+///
+/// # Errors
+/// When the password will not do, or the work cannot be begun.
+pub async fn reset_password(
+    app: &App,
+    caller: &Caller,
+    key: String,
+    (user, password): (Option<String>, Option<Secret>),
+) -> Result<((Instance, Job), Secret), ApiError> {
+    let password = password.map_or_else(password::generate, Ok)?;
+    let hash = password::hash(&password)?;
+    let begun = work(app, caller, key, Work::ResetPassword(user, hash)).await?;
+    Ok((begun, password))
 }
 
 /// The instance with what it is to be installed anew with.
@@ -234,11 +303,11 @@ fn begin(db: &mut Database, begun: Begun, now: DateTime<Utc>) -> Result<(Instanc
         let detail = format!("the machine of instance `{}` is being worked on", instance.name);
         return Err(ApiError::Conflict("machine_busy", detail));
     }
-    let word = format!("instance.{}", format!("{next:?}").to_lowercase());
+    let word = format!("instance.{}", next.word());
     events::append(db, &NewEvent::new(&word, now).on(&queued).entered(&next)?)?;
     let revision = orders::put(db, &instance.site, &order)?;
     tell_started(db, job, revision, now)?;
-    let action = format!("instance.{}", format!("{kind:?}").to_lowercase());
+    let action = format!("instance.{}", kind.word());
     audit::done(
         db,
         &by,
@@ -274,13 +343,13 @@ async fn leave(
     let by = caller.actor.clone();
     app.store
         .transaction(move |db| {
-            if !instances::advance(db, instance.id, instance.state, InstanceState::Released)? {
+            if !instances::advance(db, instance.id, instance.state, next)? {
                 return Err(ApiError::Changed);
             }
             let event = NewEvent::new("instance.released", now)
                 .instance(instance.id)
                 .site(&instance.site);
-            events::append(db, &event.entered(&InstanceState::Released)?)?;
+            events::append(db, &event.entered(&next)?)?;
             if jobs::finish(db, instance.job, JobState::Cancelled, None, now)? {
                 let event = NewEvent::new("job.cancelled", now)
                     .instance(instance.id)
@@ -397,7 +466,7 @@ fn take_up(db: &mut Database, job: &Job, now: DateTime<Utc>) -> Result<(), ApiEr
     {
         return Err(ApiError::Changed);
     }
-    let word = format!("instance.{}", format!("{next:?}").to_lowercase());
+    let word = format!("instance.{}", next.word());
     events::append(
         db,
         &NewEvent::new(&word, now)

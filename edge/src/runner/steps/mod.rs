@@ -70,6 +70,9 @@ pub(super) async fn run(context: Arc<Context>, runner: Runner, work: Work) {
         | Action::AgentChooseDisk { .. }
         | Action::AgentWriteImage { .. }
         | Action::AgentConfigure { .. }
+        | Action::AgentWipeDisks
+        | Action::AgentSetPassword { .. }
+        | Action::AgentRescue { .. }
         | Action::AgentReboot
         | Action::Unknown(_) => return,
     };
