@@ -10,6 +10,7 @@ export SLIPWAY_BINARIES := $(BINARIES)
 export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
 export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
+export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
 
@@ -25,7 +26,10 @@ deps: ## Installs what is missing from apt (needs root)
 $(SLIPWAY_SCHEMATHESIS):
 	@python3 -m venv $(OUT)/python && $(OUT)/python/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
 
-tools: deps $(SLIPWAY_SCHEMATHESIS) ## Installs what the tests need from PyPI, into the target folder
+$(SLIPWAY_OIDC_PROVIDER): $(wildcard control-plane/tests/oidc/*)
+	@mkdir -p $(OUT)/node && cp control-plane/tests/oidc/* $(OUT)/node/ && cd $(OUT)/node && npm ci --silent --no-audit --no-fund && touch $@
+
+tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_OIDC_PROVIDER) ## Installs what the tests need from PyPI and npm, into the target folder
 
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins

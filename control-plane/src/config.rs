@@ -1,6 +1,8 @@
 //! The control plane's settings: command line, then environment, then `/etc/slipway/control-plane.toml`, then defaults;
 //! read once, before anything is opened. The only reader of the environment.
 
+pub mod oidc;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
@@ -24,6 +26,14 @@ pub enum ConfigError {
         /// Which file.
         path: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// A setting that will not do.
+    #[error("{name}: {reason}")]
+    Setting {
+        /// Which setting.
+        name: &'static str,
+        /// What is wrong, and what would do.
         reason: String,
     },
     /// Not host and port.
@@ -80,6 +90,9 @@ pub struct Given {
     /// Sender of alerts [default: slipway@localhost]
     #[arg(long, env = "SLIPWAY_SMTP_FROM")]
     pub smtp_from: Option<String>,
+    /// Single sign-on.
+    #[command(flatten)]
+    pub oidc: oidc::GivenOidc,
 }
 
 /// A host name or address, and a port.
@@ -118,6 +131,8 @@ pub struct Config {
     pub smtp: Option<String>,
     /// Sender of alerts.
     pub smtp_from: String,
+    /// Single sign-on, if there is any.
+    pub oidc: Option<oidc::Oidc>,
 }
 
 impl Given {
@@ -164,6 +179,7 @@ impl Given {
                 .smtp_from
                 .or(file.smtp_from)
                 .unwrap_or_else(|| "slipway@localhost".to_owned()),
+            oidc: oidc::resolve(self.oidc, file.oidc)?,
         })
     }
 

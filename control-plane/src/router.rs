@@ -21,7 +21,7 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, alerts, audit, events, images, instances, jobs, machines, projects, sites,
-        users, webhooks,
+        sso, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -75,7 +75,7 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
             let refusals = &mut operation.responses.responses;
-            refusals.retain(|status, _| status.starts_with('2'));
+            refusals.retain(|status, _| status.starts_with(['2', '3']));
             refusals.insert("default".to_owned(), problem());
             if needs(&method, path) != Some(Needs::Nothing) {
                 let nothing: [&str; 0] = [];
@@ -94,6 +94,9 @@ fn open_routes() -> Routes {
         .routes(routes!(access::setup))
         .routes(routes!(account::login))
         .routes(routes!(access::join))
+        .routes(routes!(sso::login))
+        .routes(routes!(sso::callback))
+        .routes(routes!(sso::key))
         .routes(routes!(images::chunk))
 }
 

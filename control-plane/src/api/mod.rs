@@ -11,6 +11,7 @@ pub mod jobs;
 pub mod machines;
 pub mod projects;
 pub mod sites;
+pub mod sso;
 pub mod users;
 pub mod webhooks;
 

@@ -8,6 +8,7 @@ pub mod jobs;
 pub mod machines;
 pub mod projects;
 pub mod sites;
+pub mod sso;
 pub mod timeline;
 pub mod users;
 pub mod webhooks;

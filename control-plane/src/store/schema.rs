@@ -86,7 +86,16 @@ diesel::table! {
     }
 }
 diesel::table! { roles (name) { name -> Text, permissions -> Text, created_at -> BigInt, } }
-diesel::table! { grants (id) { id -> Text, holder -> Text, role -> Text, scope -> Text, created_at -> BigInt, } }
+diesel::table! {
+    grants (id) {
+        id -> Text,
+        holder -> Text,
+        role -> Text,
+        scope -> Text,
+        created_at -> BigInt,
+        source -> Nullable<Text>,
+    }
+}
 diesel::table! { projects (id) { id -> Text, description -> Text, created_at -> BigInt, } }
 diesel::table! { quotas (project, machine_type) { project -> Text, machine_type -> Text, machines -> BigInt, } }
 diesel::table! {

@@ -13,5 +13,7 @@ mod lists;
 mod live;
 mod migrations;
 mod scheduler;
+mod sso;
+mod sso_lies;
 mod store;
 mod webhooks;
