@@ -14,7 +14,7 @@ export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
 
-.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint lab-up clean-lab clean
+.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,10 @@ fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machin
 lint: ## Format, lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+openapi: ## Renews docs/openapi.json from the program; review what changed, then commit it
+	SLIPWAY_RENEW_OPENAPI=1 cargo nextest run --locked -p slipway-control-plane the_kept_document_is_the_apis_own
+	@git diff --stat -- docs/openapi.json
 
 lab-up: build ## Starts a lab with two blank machines to play with
 	@$(BINARIES)/slipway-lab up --machines 2 --firmware bios,uefi && $(BINARIES)/slipway-lab status

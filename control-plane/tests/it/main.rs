@@ -12,6 +12,7 @@ mod fuzz;
 mod lists;
 mod live;
 mod migrations;
+mod openapi;
 mod scheduler;
 mod sso;
 mod sso_lies;
