@@ -24,6 +24,7 @@ mod schema;
 pub mod settings;
 pub mod sites;
 pub mod states;
+pub mod upkeep;
 pub mod users;
 pub mod webhooks;
 

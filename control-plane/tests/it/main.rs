@@ -17,4 +17,5 @@ mod scheduler;
 mod sso;
 mod sso_lies;
 mod store;
+mod upkeep;
 mod webhooks;

@@ -123,6 +123,14 @@ impl Provider {
         &self.config
     }
 
+    /// Whether it answers as a provider does.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn look(&self) -> Result<(), ProviderError> {
+        self.known().await.map(|_| ())
+    }
+
     /// Where the browser goes to log in.
     ///
     /// # Errors
