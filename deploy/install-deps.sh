@@ -10,7 +10,7 @@ packages="
   iproute2 nftables iputils-ping tcpdump kmod
   openipmi ipmitool
   mosquitto mosquitto-clients
-  postgresql postgresql-client
+  postgresql postgresql-client prometheus
   mmdebstrap gdisk fdisk dosfstools mtools e2fsprogs zstd xz-utils cpio busybox-static binutils
   syslinux syslinux-common systemd-boot-efi
   openssh-client curl jq ca-certificates tftp-hpa gcc libc6-dev make git openssl sqlite3 procps

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use slipway_control_plane::{
     config::{Config, Given},
-    serve,
+    metrics, serve,
     upkeep::{
         backup::{self, Images},
         doctor,
@@ -134,11 +134,12 @@ async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
 
 #[tokio::main]
 async fn start(config: Config) -> anyhow::Result<()> {
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    let kept = metrics::recorder()?.install_recorder()?;
+    metrics::begin();
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
     let announce = |link: &str| println!("Set-up link, good once: {link}");
-    let result = serve::run(config, metrics, announce, stop).await;
+    let result = serve::run(config, kept, announce, stop).await;
     signals.abort();
     result
 }

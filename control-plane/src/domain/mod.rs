@@ -6,6 +6,7 @@ pub mod events;
 pub mod instances;
 pub mod jobs;
 pub mod machines;
+pub mod measures;
 pub mod projects;
 pub mod sites;
 pub mod sso;

@@ -16,6 +16,7 @@ pub mod leases;
 pub mod logins;
 pub mod machines;
 pub mod mails;
+pub mod measures;
 mod new_event;
 pub mod orders;
 pub mod projects;
@@ -30,7 +31,10 @@ pub mod webhooks;
 
 pub use connection::Database;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -92,6 +96,48 @@ pub struct Store {
 struct Connections {
     pool: Pool<ConnectionManager<Database>>,
     queue: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// How busy a pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// `writers` or `readers`.
+    pub pool: &'static str,
+    /// How many transactions it can run at once.
+    pub size: usize,
+    /// How many it runs.
+    pub busy: usize,
+    /// How many wait.
+    pub waiting: usize,
+}
+
+impl Connections {
+    fn load(&self, pool: &'static str) -> Load {
+        let size = usize::try_from(self.pool.max_size()).unwrap_or(1);
+        Load {
+            pool,
+            size,
+            busy: size.saturating_sub(self.queue.available_permits()),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Somebody who waits in a pool's queue; no more when dropped, also if they went away.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
@@ -136,6 +182,7 @@ fn connections(url: &str, size: u32, pragmas: &'static [&'static str]) -> StoreR
     Ok(Connections {
         pool,
         queue: Arc::new(Semaphore::new(places)),
+        waiting: Arc::default(),
     })
 }
 
@@ -181,6 +228,16 @@ impl Store {
     /// Waits until a transaction of this process has committed an event.
     pub async fn appended(&self) {
         self.appended.notified().await;
+    }
+
+    /// How busy the pools are; one on PostgreSQL, where readers and writers share it.
+    #[must_use]
+    pub fn loads(&self) -> Vec<Load> {
+        let mut loads = vec![self.writers.load("writers")];
+        if !Arc::ptr_eq(&self.writers.queue, &self.readers.queue) {
+            loads.push(self.readers.load("readers"));
+        }
+        loads
     }
 
     /// How many transactions that write can run at once.
@@ -237,7 +294,9 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
+    let waits = Waiting::new(&connections.waiting);
     let place = Arc::clone(&connections.queue).acquire_owned().await;
+    drop(waits);
     let place = place.map_err(|_| StoreError::Task)?;
     let pool = connections.pool.clone();
     let task = tokio::task::spawn_blocking(move || {

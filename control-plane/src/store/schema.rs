@@ -138,6 +138,7 @@ diesel::table! {
     }
 }
 diesel::allow_tables_to_appear_in_same_query!(instances, jobs);
+diesel::allow_tables_to_appear_in_same_query!(orders, jobs, reports);
 diesel::joinable!(grants -> users (holder));
 diesel::allow_tables_to_appear_in_same_query!(grants, users);
 diesel::table! {

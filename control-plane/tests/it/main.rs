@@ -11,6 +11,7 @@ mod events;
 mod fuzz;
 mod lists;
 mod live;
+mod measured;
 mod migrations;
 mod openapi;
 mod scheduler;

@@ -1,166 +1,23 @@
 //! Backup, restore and doctor, as an operator runs them: the real program, on both databases.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::{Child, ChildStdout, Command, Output, Stdio},
-};
+use std::{os::unix::fs::PermissionsExt as _, process::Output};
 
 use chrono::Utc;
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use slipway_control_plane::store::{StoreError, orders, sites, upkeep};
 use slipway_protocol::{
     ids::{JobId, MachineId, SiteId},
     order::Hardware,
 };
 
-use crate::common::{Postgres, on_each_database};
-
-/// A control plane's settings.
-struct Place {
-    dir: std::path::PathBuf,
-    http: SocketAddr,
-    mqtt: SocketAddr,
-    database: Option<String>,
-}
-
-fn free() -> SocketAddr {
-    let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    bound.local_addr().unwrap()
-}
-
-impl Place {
-    fn new(dir: &Path, database: Option<String>) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            http: free(),
-            mqtt: free(),
-            database,
-        }
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slipway-control-plane"));
-        command.arg("--data-dir").arg(&self.dir).args([
-            "--http",
-            &self.http.to_string(),
-            "--mqtt",
-            &self.mqtt.to_string(),
-        ]);
-        if let Some(url) = &self.database {
-            command.env("SLIPWAY_DATABASE_URL", url);
-        }
-        command.env("SLIPWAY_LOG", "warn");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slipway-control-plane"));
-        // Settings after the subcommand, too.
-        command.args(arguments).args(self.command().get_args());
-        command.envs(
-            self.command()
-                .get_envs()
-                .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))),
-        );
-        command.output().unwrap()
-    }
-
-    fn doctor(&self) -> (bool, Vec<Value>) {
-        let output = self.run(&["doctor", "--json"]);
-        let found = serde_json::from_slice(&output.stdout);
-        (
-            output.status.success(),
-            found.unwrap_or_else(|e| panic!("{e}: {output:?}")),
-        )
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.http)
-    }
-}
-
-/// A running control plane; killed when dropped.
-struct Running(Child, BufReader<ChildStdout>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts it: with the set-up token if it is a new one.
-async fn start(place: &Place) -> Running {
-    slipway_bus::tls::install_provider();
-    let mut child = place.command().stdout(Stdio::piped()).spawn().unwrap();
-    let out = BufReader::new(child.stdout.take().unwrap());
-    let running = Running(child, out);
-    let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while reqwest::get(place.url("/healthz")).await.is_err() {
-        assert!(std::time::Instant::now() < limit, "it does not answer");
-        tokio::task::yield_now().await;
-    }
-    running
-}
-
-async fn call(place: &Place, key: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-    let http = reqwest::Client::new();
-    let request = match body {
-        Some(body) => http.post(place.url(path)).json(&body),
-        None => http.get(place.url(path)),
-    };
-    let answer = request.bearer_auth(key).send().await.unwrap();
-    (answer.status(), answer.json().await.unwrap_or_default())
-}
-
-/// Sets a new control plane up: its first key.
-async fn set_up(place: &Place, running: &mut Running) -> String {
-    let mut line = String::new();
-    running.1.read_line(&mut line).unwrap();
-    let token = line.trim().split_once("token=").unwrap().1;
-    let (status, answer) = call(
-        place,
-        "",
-        "/api/v1/setup",
-        Some(json!({ "token": token, "name": "ann" })),
-    )
-    .await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    answer["token"].as_str().unwrap().to_owned()
-}
-
-async fn fill(place: &Place, key: &str) {
-    let subnet = json!({ "network": "192.0.2.0/24", "server": "192.0.2.1" });
-    let machine = json!({ "name": "m1", "site": "bj-1", "macs": ["52:54:00:00:00:01"], "firmware": "bios",
-        "bmc": { "address": "192.0.2.101:623", "username": "admin", "password": "hunter2", "driver": "ipmi" } });
-    for (path, body) in [
-        ("/api/v1/sites", json!({ "id": "bj-1", "subnets": [subnet] })),
-        ("/api/v1/machines", machine),
-    ] {
-        let (status, answer) = call(place, key, path, Some(body)).await;
-        assert_eq!(status, StatusCode::CREATED, "{answer}");
-    }
-    let http = reqwest::Client::new();
-    let image = http
-        .post(place.url("/api/v1/images?name=i"))
-        .bearer_auth(key)
-        .body("image");
-    assert_eq!(image.send().await.unwrap().status(), StatusCode::CREATED);
-}
+use crate::common::{
+    Postgres, on_each_database,
+    program::{Place, call, fill, set_up, start, status},
+};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn status<'a>(found: &'a [Value], check: &str) -> &'a str {
-    let finding = found.iter().find(|finding| finding["check"] == check);
-    finding.unwrap_or_else(|| panic!("nothing of {check}: {found:?}"))["status"]
-        .as_str()
-        .unwrap()
 }
 
 #[expect(clippy::too_many_lines, reason = "one story told in its order")]

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a job may take at most, waiting for a machine included.
-const JOB_LIFE: TimeDelta = TimeDelta::hours(2);
+pub(crate) const JOB_LIFE: TimeDelta = TimeDelta::hours(2);
 
 /// The place an instance's user-data is encrypted for.
 fn user_data_place(instance: InstanceId) -> String {
