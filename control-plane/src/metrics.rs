@@ -45,6 +45,11 @@ pub fn told(by: &'static str, result: &'static str) {
     counter!("slipway_notifications_total", "by" => by, "result" => result).increment(1);
 }
 
+/// Spans that no collector took.
+pub fn spans_dropped(count: u64) {
+    counter!("slipway_spans_dropped_total").increment(count);
+}
+
 /// Counts from nothing what is to be watched, so that its first time is an increase and not a new row.
 pub fn begin() {
     for code in [

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::Method,
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
@@ -26,6 +26,7 @@ use crate::{
     app::App,
     error::{ApiError, Problem},
     metrics,
+    telemetry::{self, Context, Span, span::Kind},
 };
 
 /// The document's head.
@@ -178,9 +179,56 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
     ));
     let router = guarded
         .merge(open)
+        .layer(middleware::from_fn_with_state(Arc::clone(app), traced))
         .layer(middleware::from_fn(measure))
         .layer(CatchPanicLayer::new());
     (router, document)
+}
+
+/// Tells a collector of each request, within the caller's trace if they are in one; the answer says which it is.
+async fn traced(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let quiet = matches!(
+        route.as_deref(),
+        None | Some("/healthz" | "/metrics" | "/api/v1/chunks/{digest}")
+    );
+    let came = request
+        .headers()
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let context = match came {
+        Some(caller) => Context::child(caller),
+        None => Context::new(),
+    };
+    let (Some(route), Ok(context), false, true) = (route, context, quiet, app.store.tracer().is_on()) else {
+        return next.run(request).await;
+    };
+    let (start, method) = ((app.now)(), request.method().to_string());
+    let mut response = telemetry::within(context, next.run(request)).await;
+    if let Ok(value) = context.to_string().parse() {
+        response.headers_mut().insert("traceparent", value);
+    }
+    let status = response.status();
+    let span = Span {
+        trace: context.trace,
+        id: context.span,
+        parent: came.map(|caller| caller.span),
+        name: format!("{method} {route}"),
+        kind: Kind::Server,
+        start,
+        end: (app.now)(),
+        attributes: vec![
+            ("http.request.method", method),
+            ("http.route", route),
+            ("http.response.status_code", status.as_u16().to_string()),
+        ],
+        failure: status.is_server_error().then(|| status.to_string()),
+    };
+    app.store.tracer().tell(context.sampled.then_some(span));
+    response
 }
 
 /// Counts and times requests by route, never by path: paths are without number.

@@ -110,6 +110,7 @@ pub fn insert(connection: &mut Database, j: &Job) -> StoreResult<()> {
         dsl::priority.eq(j.priority),
     );
     diesel::insert_into(dsl::jobs).values(row).execute(connection)?;
+    super::traces::keep(connection, j)?;
     Ok(())
 }
 

@@ -25,6 +25,7 @@ mod schema;
 pub mod settings;
 pub mod sites;
 pub mod states;
+pub mod traces;
 pub mod upkeep;
 pub mod users;
 pub mod webhooks;
@@ -44,6 +45,8 @@ use diesel::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Notify, Semaphore};
+
+use crate::telemetry::{self, Tracer};
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/postgres");
@@ -88,6 +91,7 @@ pub struct Store {
     /// The same as `writers` on PostgreSQL.
     readers: Connections,
     appended: Arc<Notify>,
+    tracer: Tracer,
 }
 
 /// A pool, and the queue before it. Who comes first is served first; a wait costs no thread and has no time limit, which
@@ -222,7 +226,21 @@ impl Store {
             writers,
             readers,
             appended: Arc::default(),
+            tracer: Tracer::default(),
         })
+    }
+
+    /// Tells the spans that transactions note.
+    #[must_use]
+    pub fn with_tracer(mut self, tracer: Tracer) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Who is told of spans.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Waits until a transaction of this process has committed an event.
@@ -275,10 +293,12 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let appended = Arc::clone(&self.appended);
+        let tracer = self.tracer.clone();
         let commits = move |told: bool| {
             if told {
                 appended.notify_one();
             }
+            tracer.tell(telemetry::take_noted());
         };
         run(&self.writers, work, commits).await
     }
@@ -299,12 +319,14 @@ where
     drop(waits);
     let place = place.map_err(|_| StoreError::Task)?;
     let pool = connections.pool.clone();
+    let trace = telemetry::current();
     let task = tokio::task::spawn_blocking(move || {
         let _place = place;
         let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
         events::clear_appended();
+        drop(telemetry::take_noted());
         let done = connection
-            .transaction(|connection| work(connection).map_err(Rollback::Work))
+            .transaction(|connection| telemetry::blocking(trace, || work(connection)).map_err(Rollback::Work))
             .map_err(|rollback| match rollback {
                 Rollback::Work(error) => error,
                 Rollback::Database(error) => StoreError::from(error).into(),

@@ -222,5 +222,6 @@ diesel::table! {
         error -> Nullable<Text>,
     }
 }
+diesel::table! { traces (job) { job -> Text, parent -> Text, ordered_at -> Nullable<BigInt>, } }
 diesel::table! { leases (name) { name -> Text, holder -> Text, until -> BigInt, } }
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);

@@ -18,5 +18,6 @@ mod scheduler;
 mod sso;
 mod sso_lies;
 mod store;
+mod traces;
 mod upkeep;
 mod webhooks;

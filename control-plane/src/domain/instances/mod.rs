@@ -110,6 +110,7 @@ fn tell_started(db: &mut Database, job: JobId, revision: u64, now: DateTime<Utc>
     let Some(job) = jobs::get(db, &job.to_string())? else {
         return Ok(());
     };
+    crate::store::traces::ordered(db, &job, now)?;
     let event = |kind| NewEvent::new(kind, now).on(&job);
     events::append(db, &event("machine.taken").entered(&MachineState::Allocated)?)?;
     events::append(db, &event("job.running").entered(&job.state)?)?;
