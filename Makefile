@@ -10,10 +10,11 @@ export SLIPWAY_BINARIES := $(BINARIES)
 export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
 export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
+export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
 
-.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint lab-up clean-lab clean
+.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +26,10 @@ deps: ## Installs what is missing from apt (needs root)
 $(SLIPWAY_SCHEMATHESIS):
 	@python3 -m venv $(OUT)/python && $(OUT)/python/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
 
-tools: deps $(SLIPWAY_SCHEMATHESIS) ## Installs what the tests need from PyPI, into the target folder
+$(SLIPWAY_OIDC_PROVIDER): $(wildcard control-plane/tests/oidc/*)
+	@mkdir -p $(OUT)/node && cp control-plane/tests/oidc/* $(OUT)/node/ && cd $(OUT)/node && npm ci --silent --no-audit --no-fund && touch $@
+
+tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_OIDC_PROVIDER) ## Installs what the tests need from PyPI and npm, into the target folder
 
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins
@@ -66,6 +70,10 @@ fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machin
 lint: ## Format, lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+openapi: ## Renews docs/openapi.json from the program; review what changed, then commit it
+	SLIPWAY_RENEW_OPENAPI=1 cargo nextest run --locked -p slipway-control-plane the_kept_document_is_the_apis_own
+	@git diff --stat -- docs/openapi.json
 
 lab-up: build ## Starts a lab with two blank machines to play with
 	@$(BINARIES)/slipway-lab up --machines 2 --firmware bios,uefi && $(BINARIES)/slipway-lab status

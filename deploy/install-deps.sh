@@ -10,12 +10,14 @@ packages="
   iproute2 nftables iputils-ping tcpdump kmod
   openipmi ipmitool
   mosquitto mosquitto-clients
-  postgresql postgresql-client
+  postgresql postgresql-client prometheus
   mmdebstrap gdisk fdisk dosfstools mtools e2fsprogs zstd xz-utils cpio busybox-static dropbear-bin binutils
   syslinux syslinux-common systemd-boot-efi
   openssh-client curl jq ca-certificates tftp-hpa gcc libc6-dev make git openssl sqlite3 procps
   python3 python3-venv
 "
+# Node may come from elsewhere than Debian; then it brings its own npm, which Debian's would not go with.
+command -v npm > /dev/null || packages="$packages nodejs npm"
 
 missing=""
 for package in $packages; do

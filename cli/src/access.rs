@@ -44,6 +44,10 @@ pub(crate) enum User {
         #[command(flatten)]
         from_stdin: FromStdin,
     },
+    /// Let a user log in by single sign-on, as the one whom the provider calls SUBJECT in `sub`
+    Link { user: String, subject: String },
+    /// Let a user no longer log in by single sign-on; their sessions end
+    Unlink { user: String },
     /// Grant a role to a user
     Grant(Grant),
     /// Take a role back from a user
@@ -181,6 +185,12 @@ pub(crate) async fn run_user(client: &Client, format: Format, user: User) -> any
         User::Show { user } => client.get(&of(&user, "")).await?,
         User::Enable { user } => client.patch(&of(&user, ""), json!({ "disabled": false })).await?,
         User::Disable { user } => client.patch(&of(&user, ""), json!({ "disabled": true })).await?,
+        User::Link { user, subject } => {
+            client
+                .patch(&of(&user, ""), json!({ "subject": subject }))
+                .await?
+        }
+        User::Unlink { user } => client.patch(&of(&user, ""), json!({ "subject": "" })).await?,
         User::SetPassword { user, from_stdin } => {
             let password = terminal::new_password(&format!("New password of {user}"), from_stdin)?;
             client

@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod session;
 mod sites;
+mod sso;
 mod terminal;
 mod watch;
 mod webhooks;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Client, Session, refused_as},
     config::{self, Config},
+    sso,
     terminal::{self, FromStdin},
 };
 
@@ -25,6 +26,9 @@ pub(crate) struct Login {
     /// Log in as this user with their password; with --setup, the name of the first administrator
     #[arg(long)]
     name: Option<String>,
+    /// Log in with a browser on this computer, by the control plane's single sign-on
+    #[arg(long, conflicts_with_all = ["setup", "name"])]
+    sso: bool,
     #[command(flatten)]
     from_stdin: FromStdin,
 }
@@ -42,6 +46,10 @@ pub(crate) async fn login(login: Login, url: Option<String>) -> anyhow::Result<(
         Some(name) if !login.setup => {
             let password = terminal::password(&format!("Password of {name}"), login.from_stdin)?;
             let made = make_key(&Client::new(&url, None)?, (&name, &password), &key_name(&host())).await?;
+            (made.0, Some(made.1))
+        }
+        _ if login.sso => {
+            let made = sso::log_in(&url, &key_name(&host()), sso::show).await?;
             (made.0, Some(made.1))
         }
         name if login.setup => (set_up(&url, name).await?, None),
@@ -132,7 +140,7 @@ pub(crate) async fn logout() -> anyhow::Result<()> {
         )?;
     } else {
         eprintln!(
-            "The token was not made by `slipway login --name`, so it stays good; `slipway key delete` removes keys."
+            "The token was not made by `slipway login --name` or `--sso`, so it stays good; `slipway key delete` removes keys."
         );
     }
     let nobody = Config {

@@ -8,7 +8,7 @@ use slipway_protocol::keys::Signer;
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
-    access::throttle::Throttle,
+    access::{oidc::provider::Provider, throttle::Throttle},
     chunks::Chunks,
     config::Config,
     domain::events::Feed,
@@ -44,6 +44,8 @@ pub struct App {
     pub logins: Throttle,
     /// Slows callers down who prove nothing, by address.
     pub strangers: Throttle,
+    /// The single sign-on provider, if there is one.
+    pub sso: Option<Provider>,
     /// Wakes the readers of the event stream.
     pub feed: Feed,
     /// Sends to webhooks.
@@ -80,6 +82,13 @@ impl App {
             reports: broadcast::channel(1024).0,
             logins: Throttle::new(10, 0.1),
             strangers: Throttle::new(600, 10.0),
+            sso: config.oidc.clone().map(|oidc| {
+                let back = format!(
+                    "{}/api/v1/auth/oidc/callback",
+                    config.public_url.trim_end_matches('/')
+                );
+                Provider::new(oidc, back)
+            }),
             feed: Feed::default(),
             poster: Poster::new(private),
             metrics,

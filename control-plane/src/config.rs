@@ -1,9 +1,12 @@
 //! The control plane's settings: command line, then environment, then `/etc/slipway/control-plane.toml`, then defaults;
 //! read once, before anything is opened. The only reader of the environment.
 
+pub mod oidc;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
+use reqwest::Url;
 use serde::Deserialize;
 
 /// A setting cannot be used.
@@ -24,6 +27,14 @@ pub enum ConfigError {
         /// Which file.
         path: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// A setting that will not do.
+    #[error("{name}: {reason}")]
+    Setting {
+        /// Which setting.
+        name: &'static str,
+        /// What is wrong, and what would do.
         reason: String,
     },
     /// Not host and port.
@@ -80,6 +91,12 @@ pub struct Given {
     /// Sender of alerts [default: slipway@localhost]
     #[arg(long, env = "SLIPWAY_SMTP_FROM")]
     pub smtp_from: Option<String>,
+    /// Collector of traces by OTLP over HTTP, as in http://127.0.0.1:4318 [default: none]
+    #[arg(long, env = "SLIPWAY_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Single sign-on.
+    #[command(flatten)]
+    pub oidc: oidc::GivenOidc,
 }
 
 /// A host name or address, and a port.
@@ -118,6 +135,10 @@ pub struct Config {
     pub smtp: Option<String>,
     /// Sender of alerts.
     pub smtp_from: String,
+    /// Collector of traces.
+    pub otlp_endpoint: Option<Url>,
+    /// Single sign-on, if there is any.
+    pub oidc: Option<oidc::Oidc>,
 }
 
 impl Given {
@@ -164,6 +185,12 @@ impl Given {
                 .smtp_from
                 .or(file.smtp_from)
                 .unwrap_or_else(|| "slipway@localhost".to_owned()),
+            otlp_endpoint: self
+                .otlp_endpoint
+                .or(file.otlp_endpoint)
+                .map(|text| web_url("SLIPWAY_OTLP_ENDPOINT", &text))
+                .transpose()?,
+            oidc: oidc::resolve(self.oidc, file.oidc)?,
         })
     }
 
@@ -184,6 +211,15 @@ impl Given {
             reason: e.message().to_owned(),
         })
     }
+}
+
+fn web_url(name: &'static str, text: &str) -> Result<Url, ConfigError> {
+    let url = Url::parse(text).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| ConfigError::Setting {
+        name,
+        reason: format!("`{text}` is not an http or https URL"),
+    })
 }
 
 fn host_port(name: &'static str, value: &str) -> Result<HostPort, ConfigError> {

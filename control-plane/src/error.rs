@@ -34,6 +34,9 @@ pub enum ApiError {
     /// The thing was changed meanwhile.
     #[error("it was changed meanwhile: read it again, then send its new ETag in If-Match")]
     Changed,
+    /// Another service that is needed for it failed.
+    #[error("{1}")]
+    Upstream(&'static str, String),
     /// Our fault.
     #[error("the control plane failed")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -65,6 +68,7 @@ impl ApiError {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Changed => StatusCode::PRECONDITION_FAILED,
+            Self::Upstream(..) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -73,7 +77,7 @@ impl ApiError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Bad(code, _) | Self::Conflict(code, _) => code,
+            Self::Bad(code, _) | Self::Conflict(code, _) | Self::Upstream(code, _) => code,
             Self::NotFound(..) => "not_found",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden(_) => "forbidden",

@@ -19,5 +19,7 @@ pub mod router;
 pub mod scheduler;
 pub mod serve;
 pub mod store;
+pub mod telemetry;
+pub mod upkeep;
 pub mod vault;
 pub mod workflow;

@@ -1,9 +1,17 @@
 //! `slipway-control-plane`
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::Parser;
-use slipway_control_plane::{config::Given, serve};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use slipway_control_plane::{
+    config::{Config, Given},
+    metrics, serve,
+    upkeep::{
+        backup::{self, Images},
+        doctor,
+        restore::{self, Former},
+    },
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -13,6 +21,35 @@ use tracing_subscriber::EnvFilter;
 struct Cli {
     #[command(flatten)]
     given: Given,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Subcommand)]
+enum Command {
+    /// Back database and keys up into a file; the control plane may run meanwhile
+    Backup {
+        /// Where to; it holds every secret of this control plane
+        file: PathBuf,
+        /// The images' bytes, too
+        #[arg(long)]
+        images: bool,
+    },
+    /// Bring a backup back; the control plane must not run
+    Restore {
+        /// A file that `backup` made
+        file: PathBuf,
+        /// Move what is there aside; without this nothing is touched where something is
+        #[arg(long)]
+        force: bool,
+    },
+    /// Look at everything the control plane stands on, and say what to do
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Exit status for settings that cannot be used (BSD `EX_USAGE`).
@@ -26,29 +63,83 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     slipway_bus::tls::install_provider();
-    let config = match Cli::parse().given.resolve() {
+    // Settings stand before or after the subcommand.
+    let matches = Cli::command().mut_args(|arg| arg.global(true)).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let config = match cli.given.resolve() {
         Ok(config) => config,
         Err(error) => {
             eprintln!("slipway-control-plane: {:#}", anyhow::Error::from(error));
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match start(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("slipway-control-plane: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = match cli.command {
+        None => start(config).map(|()| ExitCode::SUCCESS),
+        Some(command) => upkeep(config, command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("slipway-control-plane: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 #[tokio::main]
-async fn start(config: slipway_control_plane::config::Config) -> anyhow::Result<()> {
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Backup { file, images } => {
+            let images = if images { Images::With } else { Images::Without };
+            let to = file.clone();
+            let made = tokio::task::spawn_blocking(move || backup::run(&config, &to, images)).await??;
+            let bytes: u64 = made.files.iter().map(|entry| entry.bytes).sum();
+            println!(
+                "{}: {} files, {bytes} bytes, schema {}",
+                file.display(),
+                made.files.len(),
+                made.schema
+            );
+            eprintln!(
+                "It holds every secret of this control plane, keys included: keep it as you keep those."
+            );
+            if !made.images {
+                eprintln!("Images' bytes are not in it: copy the folder `chunks`, or give --images.");
+            }
+        }
+        Command::Restore { file, force } => {
+            let former = if force { Former::Replace } else { Former::Keep };
+            let made = restore::run(&config, &file, former).await?;
+            println!(
+                "Restored the control plane of {}, schema {}.",
+                made.made_at, made.schema
+            );
+            if !made.images {
+                eprintln!(
+                    "Images' bytes were not in it: copy the folder `chunks` back, or upload them again."
+                );
+            }
+        }
+        Command::Doctor { json } => {
+            let found = doctor::run(&config).await;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&found)?);
+            } else {
+                print!("{}", doctor::text(&found));
+            }
+            if !doctor::works(&found) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main]
+async fn start(config: Config) -> anyhow::Result<()> {
+    let kept = metrics::recorder()?.install_recorder()?;
+    metrics::begin();
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
     let announce = |link: &str| println!("Set-up link, good once: {link}");
-    let result = serve::run(config, metrics, announce, stop).await;
+    let result = serve::run(config, kept, announce, stop).await;
     signals.abort();
     result
 }

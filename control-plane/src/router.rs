@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::Method,
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
@@ -21,11 +21,12 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, alerts, audit, events, images, instances, jobs, machines, projects, rescue,
-        sites, users, webhooks,
+        sites, sso, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
     metrics,
+    telemetry::{self, Context, Span, span::Kind},
 };
 
 /// The document's head.
@@ -75,7 +76,7 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
             let refusals = &mut operation.responses.responses;
-            refusals.retain(|status, _| status.starts_with('2'));
+            refusals.retain(|status, _| status.starts_with(['2', '3']));
             refusals.insert("default".to_owned(), problem());
             if needs(&method, path) != Some(Needs::Nothing) {
                 let nothing: [&str; 0] = [];
@@ -94,6 +95,9 @@ fn open_routes() -> Routes {
         .routes(routes!(access::setup))
         .routes(routes!(account::login))
         .routes(routes!(access::join))
+        .routes(routes!(sso::login))
+        .routes(routes!(sso::callback))
+        .routes(routes!(sso::key))
         .routes(routes!(images::chunk))
 }
 
@@ -177,9 +181,56 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
     ));
     let router = guarded
         .merge(open)
+        .layer(middleware::from_fn_with_state(Arc::clone(app), traced))
         .layer(middleware::from_fn(measure))
         .layer(CatchPanicLayer::new());
     (router, document)
+}
+
+/// Tells a collector of each request, within the caller's trace if they are in one; the answer says which it is.
+async fn traced(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let quiet = matches!(
+        route.as_deref(),
+        None | Some("/healthz" | "/metrics" | "/api/v1/chunks/{digest}")
+    );
+    let came = request
+        .headers()
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let context = match came {
+        Some(caller) => Context::child(caller),
+        None => Context::new(),
+    };
+    let (Some(route), Ok(context), false, true) = (route, context, quiet, app.store.tracer().is_on()) else {
+        return next.run(request).await;
+    };
+    let (start, method) = ((app.now)(), request.method().to_string());
+    let mut response = telemetry::within(context, next.run(request)).await;
+    if let Ok(value) = context.to_string().parse() {
+        response.headers_mut().insert("traceparent", value);
+    }
+    let status = response.status();
+    let span = Span {
+        trace: context.trace,
+        id: context.span,
+        parent: came.map(|caller| caller.span),
+        name: format!("{method} {route}"),
+        kind: Kind::Server,
+        start,
+        end: (app.now)(),
+        attributes: vec![
+            ("http.request.method", method),
+            ("http.route", route),
+            ("http.response.status_code", status.as_u16().to_string()),
+        ],
+        failure: status.is_server_error().then(|| status.to_string()),
+    };
+    app.store.tracer().tell(context.sampled.then_some(span));
+    response
 }
 
 /// Counts and times requests by route, never by path: paths are without number.

@@ -17,6 +17,7 @@ use crate::{
     notify::{self, mail::Mailer},
     router, scheduler,
     store::Store,
+    telemetry::Tracer,
 };
 
 /// Runs the control plane until `stop`. `announce` is given the set-up link, once, if nobody has a token yet.
@@ -39,7 +40,15 @@ pub async fn run(
         .await
         .with_context(|| format!("cannot listen on {}", config.http))?;
     let store = Store::open(&config.database_url).await?;
-    let app = App::new(config, store, metrics)?;
+    let (tracer, exporter) = match &config.otlp_endpoint {
+        Some(endpoint) => {
+            let (tracer, exporter) = Tracer::new(endpoint)?;
+            (tracer, Some(exporter))
+        }
+        None => (Tracer::default(), None),
+    };
+    let app = App::new(config, store.with_tracer(tracer), metrics)?;
+    let exporter = exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone())));
     let (client, events) = gateway::connect(&app, &stop).await?;
     let gateway = tokio::spawn(Gateway::new(Arc::clone(&app), client).run(events, stop.clone()));
     let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
@@ -69,6 +78,9 @@ pub async fn run(
         ended = alerts => ended.context("the look at alert rules failed")?,
         ended = mails => ended.context("the sending of mails failed")?,
         ended = scheduler => ended.context("the scheduler failed")?,
+    }
+    if let Some(exporter) = exporter.filter(|_| stop.is_cancelled()) {
+        exporter.await?;
     }
     anyhow::ensure!(stop.is_cancelled(), "a part of the control plane ended by itself");
     Ok(())

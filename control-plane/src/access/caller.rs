@@ -16,6 +16,8 @@ pub enum Via {
     Key,
     /// A one-time token.
     Token,
+    /// The single sign-on provider's word.
+    Sso,
     /// Not at all.
     Nothing,
 }
@@ -28,6 +30,7 @@ impl Via {
             Self::Session => "session",
             Self::Key => "key",
             Self::Token => "token",
+            Self::Sso => "sso",
             Self::Nothing => "none",
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod authenticate;
 pub mod caller;
+pub mod oidc;
 pub mod password;
 pub mod permission;
 pub mod routes;

@@ -74,6 +74,6 @@ pub async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, ApiErr
 
 /// Metrics in Prometheus' text form.
 #[utoipa::path(get, path = "/metrics", tag = "access", responses((status = 200, description = "metrics", body = String)))]
-pub async fn metrics(State(app): State<Arc<App>>) -> String {
-    app.metrics.render()
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<String, ApiError> {
+    Ok(app.metrics.render() + &domain::measures::text(&app).await?)
 }

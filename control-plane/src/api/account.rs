@@ -21,7 +21,7 @@ use crate::{
         caller::address_word,
     },
     app::App,
-    domain::accounts::{self, NewKey},
+    domain::accounts::{self, LoggedIn, NewKey},
     error::ApiError,
     store::logins,
 };
@@ -55,6 +55,16 @@ pub async fn login(
 ) -> Result<Response, ApiError> {
     let address = address_word(Some(peer.ip()));
     let begun = accounts::log_in(&app, body.name, Secret::new(body.password), address).await?;
+    let cookie = session_cookie_of(&app, &begun)?;
+    let view = SessionView {
+        csrf: begun.csrf,
+        name: begun.user.name,
+    };
+    Ok(with_cookie(cookie, Json(view)))
+}
+
+/// The cookie of a session that begins.
+pub(super) fn session_cookie_of(app: &App, begun: &LoggedIn) -> Result<HeaderValue, ApiError> {
     let secure = if app.config.public_url.starts_with("https:") {
         "; Secure"
     } else {
@@ -65,18 +75,13 @@ pub async fn login(
         begun.cookie.reveal(),
         SESSION_LIFE.num_seconds()
     );
-    let view = SessionView {
-        csrf: begun.csrf,
-        name: begun.user.name,
-    };
-    with_cookie(&cookie, Json(view))
+    HeaderValue::from_str(&cookie).map_err(|e| ApiError::Internal(e.into()))
 }
 
-fn with_cookie(cookie: &str, answer: impl IntoResponse) -> Result<Response, ApiError> {
+fn with_cookie(cookie: HeaderValue, answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
-    let value = HeaderValue::from_str(cookie).map_err(|e| ApiError::Internal(e.into()))?;
-    response.headers_mut().insert(header::SET_COOKIE, value);
-    Ok(response)
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
+    response
 }
 
 /// Ends the session of the request's cookie.
@@ -88,7 +93,8 @@ pub async fn logout(
 ) -> Result<Response, ApiError> {
     accounts::log_out(&app, &caller, authenticate::session_cookie(&headers)).await?;
     let cookie = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
-    with_cookie(&cookie, StatusCode::NO_CONTENT)
+    let cookie = HeaderValue::from_str(&cookie).map_err(|e| ApiError::Internal(e.into()))?;
+    Ok(with_cookie(cookie, StatusCode::NO_CONTENT))
 }
 
 /// What the caller holds in one scope.
@@ -193,7 +199,7 @@ pub struct KeyView {
     pub key: Option<String>,
 }
 
-fn key_view(key: logins::ApiKey, secret: Option<&Secret>) -> KeyView {
+pub(super) fn key_view(key: logins::ApiKey, secret: Option<&Secret>) -> KeyView {
     KeyView {
         id: key.id,
         name: key.name,

@@ -12,6 +12,7 @@ pub mod machines;
 pub mod projects;
 pub mod rescue;
 pub mod sites;
+pub mod sso;
 pub mod users;
 pub mod webhooks;
 

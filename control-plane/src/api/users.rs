@@ -65,6 +65,8 @@ pub struct UserView {
     pub email: Option<String>,
     /// Whether they can log in with a password.
     pub has_password: bool,
+    /// Who they are at the single sign-on provider: issuer and subject, separated by a space.
+    pub subject: Option<String>,
     /// Whether they are shut out.
     pub disabled: bool,
     /// What is granted to them.
@@ -80,6 +82,7 @@ fn view(db: &mut Database, user: User) -> StoreResult<UserView> {
         name: user.name,
         email: user.email,
         has_password: user.password.is_some(),
+        subject: user.subject,
         disabled: user.disabled,
         grants: grants.into_iter().map(grant_view).collect(),
         created_at: user.created_at,
@@ -140,9 +143,11 @@ pub struct UserChangeBody {
     pub password: Option<String>,
     /// Whether they are shut out.
     pub disabled: Option<bool>,
+    /// What the single sign-on provider calls them in `sub`; empty to unlink them.
+    pub subject: Option<String>,
 }
 
-/// Changes a user; a new password or shutting them out ends their sessions.
+/// Changes a user; a new password, a new subject or shutting them out ends their sessions.
 #[utoipa::path(patch, path = "/api/v1/users/{user}", tag = "users", params(("user" = String, Path)),
     request_body = UserChangeBody,
     responses((status = 200, body = UserView), (status = 400), (status = 403), (status = 404), (status = 409)))]
@@ -156,6 +161,7 @@ pub async fn update(
         email: body.email,
         password: body.password.map(Secret::new),
         disabled: body.disabled,
+        subject: body.subject,
     };
     let user = domain::users::update(&app, &caller, key, change).await?;
     viewed(&app, user).await

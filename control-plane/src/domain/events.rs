@@ -12,7 +12,6 @@ use tracing::error;
 use crate::{
     app::App,
     error::{ApiError, chain},
-    metrics,
     store::{
         StoreError,
         events::{self, Event, Filter, Order},
@@ -76,7 +75,6 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         }
         match app.store.transaction(events::number).await {
             Ok(last) => {
-                metrics::last_event(last);
                 app.feed
                     .last
                     .send_if_modified(|known| std::mem::replace(known, last) != last);

@@ -20,7 +20,7 @@ use crate::{
         events::{self, NewEvent},
         instances,
         jobs::{self, Job},
-        machines, orders, reports, sites,
+        machines, orders, reports, sites, traces,
     },
     workflow::{
         overdue::{GRACE, Overdue, overdue},
@@ -117,6 +117,7 @@ pub fn take_report(
         return Ok(false);
     };
     let job = jobs::get(db, &report.job.to_string())?;
+    traces::reported(db, news.former.as_ref(), report, now)?;
     for event in timeline::news(news.former.as_ref(), report, now) {
         let event = event.site(site).machine(report.machine).job(report.job);
         let event = job.iter().fold(event, NewEvent::on);
@@ -164,6 +165,7 @@ fn finish(
     if !jobs::finish(db, job.id, end, failure, now)? {
         return Ok(false);
     }
+    traces::ended(db, job, (end, failure), now)?;
     let detail = failure
         .map(|f| format!("{}: {}", f.code, f.message))
         .unwrap_or_default();

@@ -35,7 +35,7 @@ fn missing(key: &str) -> ApiError {
 }
 
 fn told(user: &User) -> serde_json::Value {
-    json!({ "name": user.name, "email": user.email, "disabled": user.disabled })
+    json!({ "name": user.name, "email": user.email, "disabled": user.disabled, "subject": user.subject })
 }
 
 /// One user, by id or name.
@@ -98,9 +98,11 @@ pub struct UserChange {
     pub password: Option<Secret>,
     /// Whether they are shut out.
     pub disabled: Option<bool>,
+    /// What the single sign-on provider calls them; empty if it is to call them nothing.
+    pub subject: Option<String>,
 }
 
-/// Changes a user. A new password or shutting them out ends their sessions.
+/// Changes a user. A new password, a new subject or shutting them out ends their sessions.
 ///
 /// # Errors
 /// When there is no such user, or it would shut the last administrator out.
@@ -109,16 +111,22 @@ pub async fn update(app: &App, caller: &Caller, key: String, change: UserChange)
         Some(password) => Some(password::hash(password).await?),
         None => None,
     };
+    let subject = match change.subject.as_deref() {
+        None => None,
+        Some("") => Some(None),
+        Some(subject) => Some(Some(super::sso::subject(app, subject)?)),
+    };
     let (caller, now) = (caller.clone(), (app.now)());
     app.store
         .transaction(move |db| {
             let former = users::get(db, &key)?.ok_or_else(|| missing(&key))?;
             outranks(db, &caller, &former)?;
-            let ends = hashed.is_some() || change.disabled == Some(true);
+            let ends = hashed.is_some() || subject.is_some() || change.disabled == Some(true);
             let user = User {
                 email: change.email.or(former.email.clone()),
                 password: hashed.or(former.password.clone()),
                 disabled: change.disabled.unwrap_or(former.disabled),
+                subject: subject.unwrap_or_else(|| former.subject.clone()),
                 ..former.clone()
             };
             users::update(db, &user)?;
@@ -151,7 +159,7 @@ fn outranks(db: &mut Database, caller: &Caller, user: &User) -> Result<(), ApiEr
     Ok(())
 }
 
-fn some_administrator(db: &mut Database) -> Result<(), ApiError> {
+pub(super) fn some_administrator(db: &mut Database) -> Result<(), ApiError> {
     if users::administrators(db)? == 0 {
         let detail = "that would leave nobody who may administer; make another administrator first";
         return Err(ApiError::Conflict("last_administrator", detail.to_owned()));
@@ -183,7 +191,7 @@ pub async fn delete(app: &App, caller: &Caller, key: String) -> Result<(), ApiEr
 }
 
 /// Whether there is what a scope names.
-fn check_scope(db: &mut Database, scope: &Scope) -> Result<(), ApiError> {
+pub(super) fn check_scope(db: &mut Database, scope: &Scope) -> Result<(), ApiError> {
     let found = match scope {
         Scope::Global => true,
         Scope::Site(site) => sites::get(db, site)?.is_some(),

@@ -1,11 +1,10 @@
-//! Ends jobs whose time is over, and keeps the count of jobs by state.
+//! Ends jobs whose time is over.
 
-use crate::{app::App, domain, error::ApiError, metrics, store::jobs};
+use crate::{app::App, domain, error::ApiError};
 
 pub(super) async fn reconcile(app: &App) -> Result<(), ApiError> {
+    // Times that were measured are put into their buckets here, also if nobody asks for them.
+    app.metrics.run_upkeep();
     domain::jobs::fail_overdue(app).await?;
-    for (state, count) in app.store.read(jobs::counts).await? {
-        metrics::jobs(state.word(), count);
-    }
     Ok(())
 }

@@ -40,6 +40,35 @@ pub fn holder(connection: &mut Database, hash: &str, kind: &str) -> StoreResult<
     Ok(row.select(dsl::name).first(connection).optional()?)
 }
 
+/// The name of the holder of an unused token of that kind that was made after `since`.
+///
+/// # Errors
+/// When the database fails.
+pub fn recent_holder(
+    connection: &mut Database,
+    hash: &str,
+    kind: &str,
+    since: DateTime<Utc>,
+) -> StoreResult<Option<String>> {
+    let row = dsl::credentials
+        .find(hash)
+        .filter(dsl::kind.eq(kind))
+        .filter(dsl::created_at.gt(micros(since)))
+        .filter(dsl::used_at.is_null());
+    Ok(row.select(dsl::name).first(connection).optional()?)
+}
+
+/// Removes tokens of a kind that were made before `before`.
+///
+/// # Errors
+/// When the database fails.
+pub fn remove_old(connection: &mut Database, kind: &str, before: DateTime<Utc>) -> StoreResult<usize> {
+    let old = dsl::credentials
+        .filter(dsl::kind.eq(kind))
+        .filter(dsl::created_at.lt(micros(before)));
+    Ok(diesel::delete(old).execute(connection)?)
+}
+
 /// Uses a one-time token up; `false` if it was used before or is not there.
 ///
 /// # Errors

@@ -110,6 +110,7 @@ pub fn insert(connection: &mut Database, j: &Job) -> StoreResult<()> {
         dsl::priority.eq(j.priority),
     );
     diesel::insert_into(dsl::jobs).values(row).execute(connection)?;
+    super::traces::keep(connection, j)?;
     Ok(())
 }
 
@@ -176,24 +177,6 @@ pub fn list(
         query = query.filter(dsl::state.eq(to_word(&state)?));
     }
     query.load::<Row>(connection)?.into_iter().map(job).collect()
-}
-
-/// How many jobs there are in each state.
-///
-/// # Errors
-/// When the database fails.
-pub fn counts(connection: &mut Database) -> StoreResult<Vec<(JobState, i64)>> {
-    use jobs::dsl;
-    JobState::ALL
-        .into_iter()
-        .map(|state| {
-            let count = dsl::jobs
-                .filter(dsl::state.eq(to_word(&state)?))
-                .count()
-                .get_result(connection)?;
-            Ok((state, count))
-        })
-        .collect()
 }
 
 /// Starts a queued job on a machine; `false` if it is not queued any more.

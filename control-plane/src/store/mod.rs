@@ -16,6 +16,7 @@ pub mod leases;
 pub mod logins;
 pub mod machines;
 pub mod mails;
+pub mod measures;
 mod new_event;
 pub mod orders;
 pub mod projects;
@@ -24,12 +25,17 @@ mod schema;
 pub mod settings;
 pub mod sites;
 pub mod states;
+pub mod traces;
+pub mod upkeep;
 pub mod users;
 pub mod webhooks;
 
 pub use connection::Database;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -39,6 +45,8 @@ use diesel::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Notify, Semaphore};
+
+use crate::telemetry::{self, Tracer};
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/postgres");
@@ -83,6 +91,7 @@ pub struct Store {
     /// The same as `writers` on PostgreSQL.
     readers: Connections,
     appended: Arc<Notify>,
+    tracer: Tracer,
 }
 
 /// A pool, and the queue before it. Who comes first is served first; a wait costs no thread and has no time limit, which
@@ -91,6 +100,48 @@ pub struct Store {
 struct Connections {
     pool: Pool<ConnectionManager<Database>>,
     queue: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// How busy a pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// `writers` or `readers`.
+    pub pool: &'static str,
+    /// How many transactions it can run at once.
+    pub size: usize,
+    /// How many it runs.
+    pub busy: usize,
+    /// How many wait.
+    pub waiting: usize,
+}
+
+impl Connections {
+    fn load(&self, pool: &'static str) -> Load {
+        let size = usize::try_from(self.pool.max_size()).unwrap_or(1);
+        Load {
+            pool,
+            size,
+            busy: size.saturating_sub(self.queue.available_permits()),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Somebody who waits in a pool's queue; no more when dropped, also if they went away.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
@@ -135,6 +186,7 @@ fn connections(url: &str, size: u32, pragmas: &'static [&'static str]) -> StoreR
     Ok(Connections {
         pool,
         queue: Arc::new(Semaphore::new(places)),
+        waiting: Arc::default(),
     })
 }
 
@@ -174,12 +226,36 @@ impl Store {
             writers,
             readers,
             appended: Arc::default(),
+            tracer: Tracer::default(),
         })
+    }
+
+    /// Tells the spans that transactions note.
+    #[must_use]
+    pub fn with_tracer(mut self, tracer: Tracer) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Who is told of spans.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Waits until a transaction of this process has committed an event.
     pub async fn appended(&self) {
         self.appended.notified().await;
+    }
+
+    /// How busy the pools are; one on PostgreSQL, where readers and writers share it.
+    #[must_use]
+    pub fn loads(&self) -> Vec<Load> {
+        let mut loads = vec![self.writers.load("writers")];
+        if !Arc::ptr_eq(&self.writers.queue, &self.readers.queue) {
+            loads.push(self.readers.load("readers"));
+        }
+        loads
     }
 
     /// How many transactions that write can run at once.
@@ -217,10 +293,12 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let appended = Arc::clone(&self.appended);
+        let tracer = self.tracer.clone();
         let commits = move |told: bool| {
             if told {
                 appended.notify_one();
             }
+            tracer.tell(telemetry::take_noted());
         };
         run(&self.writers, work, commits).await
     }
@@ -236,15 +314,19 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
+    let waits = Waiting::new(&connections.waiting);
     let place = Arc::clone(&connections.queue).acquire_owned().await;
+    drop(waits);
     let place = place.map_err(|_| StoreError::Task)?;
     let pool = connections.pool.clone();
+    let trace = telemetry::current();
     let task = tokio::task::spawn_blocking(move || {
         let _place = place;
         let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
         events::clear_appended();
+        drop(telemetry::take_noted());
         let done = connection
-            .transaction(|connection| work(connection).map_err(Rollback::Work))
+            .transaction(|connection| telemetry::blocking(trace, || work(connection)).map_err(Rollback::Work))
             .map_err(|rollback| match rollback {
                 Rollback::Work(error) => error,
                 Rollback::Database(error) => StoreError::from(error).into(),

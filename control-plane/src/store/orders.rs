@@ -6,7 +6,7 @@ use slipway_protocol::{
     order::Order,
 };
 
-use super::{Database, StoreResult, from_json, parse, schema::orders::dsl, to_json};
+use super::{Database, StoreResult, from_json, parse, schema::orders::dsl, to_json, upkeep};
 
 /// An order with its revision.
 #[derive(Debug, Clone)]
@@ -30,7 +30,10 @@ pub fn put(connection: &mut Database, site: &SiteId, order: &Order) -> StoreResu
         .select(dsl::revision)
         .first(connection)
         .optional()?;
-    let revision = held.unwrap_or(0) + 1;
+    let revision = match held {
+        Some(held) => held,
+        None => upkeep::revision_floor(connection)?,
+    } + 1;
     let change = (
         dsl::site.eq(site.as_str()),
         dsl::job.eq(order.job.to_string()),

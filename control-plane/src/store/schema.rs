@@ -86,7 +86,16 @@ diesel::table! {
     }
 }
 diesel::table! { roles (name) { name -> Text, permissions -> Text, created_at -> BigInt, } }
-diesel::table! { grants (id) { id -> Text, holder -> Text, role -> Text, scope -> Text, created_at -> BigInt, } }
+diesel::table! {
+    grants (id) {
+        id -> Text,
+        holder -> Text,
+        role -> Text,
+        scope -> Text,
+        created_at -> BigInt,
+        source -> Nullable<Text>,
+    }
+}
 diesel::table! { projects (id) { id -> Text, description -> Text, created_at -> BigInt, } }
 diesel::table! { quotas (project, machine_type) { project -> Text, machine_type -> Text, machines -> BigInt, } }
 diesel::table! {
@@ -129,6 +138,7 @@ diesel::table! {
     }
 }
 diesel::allow_tables_to_appear_in_same_query!(instances, jobs);
+diesel::allow_tables_to_appear_in_same_query!(orders, jobs, reports);
 diesel::joinable!(grants -> users (holder));
 diesel::allow_tables_to_appear_in_same_query!(grants, users);
 diesel::table! {
@@ -212,5 +222,6 @@ diesel::table! {
         error -> Nullable<Text>,
     }
 }
+diesel::table! { traces (job) { job -> Text, parent -> Text, ordered_at -> Nullable<BigInt>, } }
 diesel::table! { leases (name) { name -> Text, holder -> Text, until -> BigInt, } }
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);

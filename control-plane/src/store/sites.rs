@@ -121,7 +121,7 @@ pub fn insert(
     use sites::dsl;
     let row = (
         dsl::id.eq(id.as_str()),
-        dsl::revision.eq(1_i64),
+        dsl::revision.eq(super::upkeep::revision_floor(connection)? + 1),
         dsl::config.eq(to_json(settings)?),
         dsl::online.eq(false),
         dsl::created_at.eq(micros(now)),

@@ -99,6 +99,15 @@ pub fn get(db: &mut Database, id_or_name: &str) -> StoreResult<Option<User>> {
     Ok(row.first::<Row>(db).optional()?.map(user))
 }
 
+/// The user somebody is at the single sign-on provider.
+///
+/// # Errors
+/// When the database fails.
+pub fn by_subject(db: &mut Database, subject: &str) -> StoreResult<Option<User>> {
+    let row = users::table.filter(users::subject.eq(subject));
+    Ok(row.first::<Row>(db).optional()?.map(user))
+}
+
 /// Up to `limit` users whose name comes after `after`, by name.
 ///
 /// # Errors
@@ -164,6 +173,30 @@ pub fn insert_grant(db: &mut Database, g: &Grant, now: DateTime<Utc>) -> StoreRe
     );
     diesel::insert_into(dsl::grants).values(row).execute(db)?;
     Ok(())
+}
+
+/// Grants a role because of a group at the single sign-on provider.
+///
+/// # Errors
+/// [`StoreError::Taken`] when it is granted already.
+pub fn insert_sso_grant(db: &mut Database, g: &Grant, now: DateTime<Utc>) -> StoreResult<()> {
+    insert_grant(db, g, now)?;
+    diesel::update(grants::table.find(&g.id))
+        .set(grants::source.eq("sso"))
+        .execute(db)?;
+    Ok(())
+}
+
+/// Ids of what is granted to a user because of groups at the single sign-on provider.
+///
+/// # Errors
+/// When the database fails.
+pub fn sso_grants_of(db: &mut Database, holder: &str) -> StoreResult<BTreeSet<String>> {
+    let rows = grants::table
+        .filter(grants::holder.eq(holder))
+        .filter(grants::source.eq("sso"))
+        .select(grants::id);
+    Ok(rows.load::<String>(db)?.into_iter().collect())
 }
 
 /// What is granted to a user.

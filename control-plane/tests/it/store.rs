@@ -402,3 +402,21 @@ async fn tokens_answers_images_and_sightings_are_kept() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_is_measured_alike_on_both_databases() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let measured = store
+            .read(slipway_control_plane::store::measures::read)
+            .await
+            .unwrap();
+        let (object, machines) = &measured.states[2];
+        assert_eq!((*object, machines.len(), machines[0].count), ("machine", 1, 1));
+        assert_eq!(machines[0].state, "available");
+        assert!(measured.sites.is_empty(), "nobody joined it: {measured:?}");
+        assert!(measured.unacknowledged.is_empty() && measured.delivery_waits.is_none());
+        assert_eq!((measured.behind, measured.alerts_open), (0, 0));
+    })
+    .await;
+}

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a job may take at most, waiting for a machine included.
-const JOB_LIFE: TimeDelta = TimeDelta::hours(2);
+pub(crate) const JOB_LIFE: TimeDelta = TimeDelta::hours(2);
 
 /// The place an instance's user-data is encrypted for.
 fn user_data_place(instance: InstanceId) -> String {
@@ -111,6 +111,7 @@ fn tell_started(db: &mut Database, job: JobId, revision: u64, now: DateTime<Utc>
     let Some(job) = jobs::get(db, &job.to_string())? else {
         return Ok(());
     };
+    crate::store::traces::ordered(db, &job, now)?;
     let event = |kind| NewEvent::new(kind, now).on(&job);
     events::append(db, &event("machine.taken").entered(&MachineState::Allocated)?)?;
     events::append(db, &event("job.running").entered(&job.state)?)?;

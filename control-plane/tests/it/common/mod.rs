@@ -1,5 +1,7 @@
 //! A private PostgreSQL cluster on a unix socket, and a store on each database.
 
+pub(crate) mod browser;
+pub(crate) mod program;
 pub(crate) mod server;
 
 use std::{

@@ -42,14 +42,21 @@ pub(crate) async fn server() -> Server {
 
 /// With settings that are not as usual.
 pub(crate) async fn server_as(given: Given) -> Server {
+    server_with(given, |_, _| {}).await
+}
+
+/// With settings that depend on the URL it will have.
+pub(crate) async fn server_with(given: Given, complete: impl FnOnce(&mut Given, &str)) -> Server {
     slipway_bus::tls::install_provider();
     let dir = tempfile::tempdir().unwrap();
-    let given = Given {
-        http: Some(free()),
+    let http = free();
+    let mut given = Given {
+        http: Some(http),
         mqtt: Some(free()),
         data_dir: Some(dir.path().into()),
         ..given
     };
+    complete(&mut given, &format!("http://{http}"));
     let config = given.resolve().unwrap();
     let url = config.public_url.clone();
     let (told, link) = tokio::sync::oneshot::channel();
