@@ -97,6 +97,11 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/machines", Permission(P::MachinesWrite)),
     ("GET", "/api/v1/machines/{machine}", Permission(P::MachinesRead)),
     (
+        "PATCH",
+        "/api/v1/machines/{machine}",
+        Permission(P::MachinesWrite),
+    ),
+    (
         "DELETE",
         "/api/v1/machines/{machine}",
         Permission(P::MachinesWrite),
@@ -117,6 +122,27 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::MachinesRead),
     ),
     ("GET", "/api/v1/discovered", Permission(P::MachinesRead)),
+    ("GET", "/api/v1/machine-types", Permission(P::MachinesRead)),
+    (
+        "GET",
+        "/api/v1/machine-types/{machine_type}",
+        Permission(P::MachinesRead),
+    ),
+    (
+        "PUT",
+        "/api/v1/machine-types/{machine_type}",
+        Global(P::MachinesWrite),
+    ),
+    (
+        "DELETE",
+        "/api/v1/machine-types/{machine_type}",
+        Global(P::MachinesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/machine-types/{machine_type}/preview",
+        Permission(P::MachinesRead),
+    ),
     ("GET", "/api/v1/events", Permission(P::EventsRead)),
     (
         "GET",

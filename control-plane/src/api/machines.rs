@@ -6,7 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{
@@ -17,11 +22,14 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Body, List, MAX_PAGE, Page, Path, Query, parse};
+use super::{Body, List, MAX_PAGE, Page, Path, Query, if_match, parse};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
-    domain::{self, machines::NewMachine},
+    domain::{
+        self,
+        machines::{BmcUpdate, NewMachine, Update},
+    },
     error::ApiError,
     store::{
         discovered,
@@ -96,12 +104,18 @@ pub struct MachineView {
     pub bmc: Option<BmcDetails>,
     /// For operators.
     pub labels: BTreeMap<String, String>,
+    /// Its type.
+    pub machine_type: Option<String>,
+    /// Whether an operator gave it its type; rules do not change it then.
+    pub type_pinned: bool,
+    /// Why it has no type although some fit.
+    pub type_reason: Option<String>,
     /// The hardware an agent found.
     #[schema(value_type = Option<Object>)]
     pub inventory: Option<Inventory>,
     /// The job that works on it.
     pub live_job: Option<String>,
-    /// Grows with each change by an operator.
+    /// Grows with each change by an operator; also its ETag.
     pub version: u64,
     /// When it was added.
     pub created_at: DateTime<Utc>,
@@ -118,6 +132,9 @@ fn view(m: Machine) -> MachineView {
         firmware: m.details.firmware,
         bmc: m.details.bmc,
         labels: m.details.labels,
+        machine_type: m.class.machine_type,
+        type_pinned: m.class.pinned,
+        type_reason: m.class.reason,
         inventory: m.details.inventory,
         live_job: m.live_job.map(|job| job.to_string()),
         version: m.version,
@@ -189,8 +206,92 @@ pub async fn get(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(key): Path<String>,
-) -> Result<Json<MachineView>, ApiError> {
-    Ok(Json(view(domain::machines::get(&app, &caller, key).await?)))
+) -> Result<impl IntoResponse, ApiError> {
+    Ok(tagged(view(domain::machines::get(&app, &caller, key).await?)))
+}
+
+fn tagged(view: MachineView) -> impl IntoResponse {
+    ([(header::ETAG, format!("\"{}\"", view.version))], Json(view))
+}
+
+/// A BMC to be changed; what is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BmcChange {
+    /// `ipmi`.
+    #[schema(value_type = Option<String>)]
+    pub driver: Option<BmcDriver>,
+    /// Where the edge reaches it, as in `192.0.2.101:623`.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<SocketAddr>,
+    /// User name.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+}
+
+impl From<Option<BmcChange>> for BmcUpdate {
+    fn from(change: Option<BmcChange>) -> Self {
+        change.map_or(Self::Remove, |change| Self::Set {
+            driver: change.driver,
+            address: change.address,
+            username: change.username,
+            password: change.password.map(Secret::new),
+        })
+    }
+}
+
+/// What is to be changed of a machine; what is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MachineChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// Labels to be set, or removed where the value is null; the others stay (a merge patch, RFC 7396).
+    #[serde(default)]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// `bios` or `uefi`; not while it is in use.
+    #[schema(value_type = Option<String>)]
+    pub firmware: Option<FirmwareKind>,
+    /// The address it is given; not while it is in use.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
+    /// All its ports; not while it is in use.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub macs: Option<Vec<MacAddr>>,
+    /// Its BMC; null removes it.
+    #[serde(default, deserialize_with = "super::given")]
+    #[schema(value_type = Option<BmcChange>)]
+    pub bmc: Option<Option<BmcChange>>,
+    /// Its type, from now on by hand; null leaves it to rules again.
+    #[serde(default, deserialize_with = "super::given")]
+    #[schema(value_type = Option<String>)]
+    pub machine_type: Option<Option<String>>,
+}
+
+/// Changes a machine.
+#[utoipa::path(patch, path = "/api/v1/machines/{machine}", tag = "machines", request_body = MachineChange,
+    params(("machine" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = MachineView), (status = 400), (status = 403), (status = 404), (status = 409), (status = 412)))]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    headers: HeaderMap,
+    Body(change): Body<MachineChange>,
+) -> Result<impl IntoResponse, ApiError> {
+    let seen = if_match(&headers)?;
+    let wanted = Update {
+        name: change.name,
+        labels: change.labels,
+        firmware: change.firmware,
+        address: change.address,
+        macs: change.macs,
+        bmc: change.bmc.map(BmcUpdate::from),
+        machine_type: change.machine_type,
+    };
+    let machine = domain::machines::update(&app, &caller, key, seen, wanted).await?;
+    Ok(tagged(view(machine)))
 }
 
 /// Removes a machine that is free.

@@ -8,6 +8,7 @@ pub mod events;
 pub mod images;
 pub mod instances;
 pub mod jobs;
+pub mod machine_types;
 pub mod machines;
 pub mod projects;
 pub mod sites;
@@ -18,7 +19,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderMap, request::Parts},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
@@ -116,6 +117,11 @@ macro_rules! parameters {
 
 parameters!(Query, "query");
 parameters!(Path, "path");
+
+/// Tells a field that is null from one that is left out: `Some(None)` from `None`.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
 
 /// The revision in `If-Match`, if one is given.
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

@@ -14,6 +14,7 @@ pub mod instances;
 pub mod jobs;
 pub mod leases;
 pub mod logins;
+pub mod machine_types;
 pub mod machines;
 pub mod mails;
 mod new_event;

@@ -32,6 +32,21 @@ diesel::table! {
         live_job -> Nullable<Text>,
         version -> BigInt,
         created_at -> BigInt,
+        inventory -> Nullable<Text>,
+        machine_type -> Nullable<Text>,
+        type_pinned -> Bool,
+        type_reason -> Nullable<Text>,
+        typed_by -> BigInt,
+    }
+}
+diesel::table! { machine_labels (machine, name) { machine -> Text, name -> Text, value -> Text, } }
+diesel::table! {
+    machine_types (name) {
+        name -> Text,
+        description -> Text,
+        priority -> BigInt,
+        rules -> Text,
+        created_at -> BigInt,
     }
 }
 diesel::table! { macs (mac) { mac -> Text, machine -> Text, } }
@@ -214,3 +229,4 @@ diesel::table! {
 }
 diesel::table! { leases (name) { name -> Text, holder -> Text, until -> BigInt, } }
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);
+diesel::allow_tables_to_appear_in_same_query!(machine_labels, machines);

@@ -67,6 +67,7 @@ fn machine() -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        class: machines::Class::default(),
         live_job: None,
         version: 1,
         created_at: at(0),

@@ -9,6 +9,7 @@ mod api;
 mod common;
 mod events;
 mod fuzz;
+mod inventory;
 mod lists;
 mod live;
 mod migrations;

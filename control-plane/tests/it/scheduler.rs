@@ -58,6 +58,7 @@ fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
             inventory: None,
         },
         bmc_password: None,
+        class: machines::Class::default(),
         live_job: None,
         version: 1,
         created_at: Utc::now(),

@@ -59,6 +59,7 @@ fn machine(n: u8) -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        class: machines::Class::default(),
         live_job: None,
         version: 1,
         created_at: Utc::now(),

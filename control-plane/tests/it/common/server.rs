@@ -89,6 +89,22 @@ pub(crate) async fn server_as(given: Given) -> Server {
     server
 }
 
+/// Tells one story on each database.
+pub(crate) async fn on_each_server(story: impl AsyncFn(&Server)) {
+    story(&server().await).await;
+    let cluster = tokio::task::spawn_blocking(super::Postgres::start).await.unwrap();
+    let given = Given {
+        database_url: Some(cluster.url()),
+        ..Given::default()
+    };
+    let mut server = server_as(given).await;
+    story(&server).await;
+    // It must be gone before its database is.
+    server.stop.cancel();
+    server.task.take().unwrap().await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
