@@ -24,6 +24,18 @@ pub(crate) enum Machine {
     Create(Box<NewMachine>),
     /// Change a machine; what is not given stays
     Set(Box<Changes>),
+    /// Keep machines and give them to nobody
+    Shelve(Move),
+    /// Give machines out
+    Unshelve(Move),
+    /// Keep machines out of use for work on them
+    Maintenance(Move),
+    /// Keep machines out of use because something is wrong with them; from the release of their instance, if one holds them
+    Quarantine(Move),
+    /// Give machines out again after maintenance or quarantine
+    Return(Move),
+    /// Keep machines' history only
+    Retire(Move),
     /// List machines
     List {
         #[arg(long)]
@@ -71,6 +83,19 @@ pub(crate) struct NewMachine {
     /// A label, as NAME=VALUE; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = labels::pair)]
     labels: Vec<Pair>,
+    /// Enrol it only: it is given to nobody until it is unshelved
+    #[arg(long)]
+    enrolled: bool,
+}
+
+/// Machines to be moved.
+#[derive(Debug, Args)]
+pub(crate) struct Move {
+    #[arg(required = true)]
+    machines: Vec<String>,
+    /// Why, in one line
+    #[arg(long)]
+    reason: Option<String>,
 }
 
 /// What is to be changed of a machine.
@@ -115,10 +140,11 @@ pub(crate) struct Changes {
     auto_type: bool,
 }
 
-const COLUMNS: [(&str, &str); 8] = [
+const COLUMNS: [(&str, &str); 9] = [
     ("machine", "/name"),
     ("site", "/site"),
     ("state", "/state"),
+    ("reason", "/reason"),
     ("type", "/machine_type"),
     ("address", "/address"),
     ("macs", "/macs"),
@@ -138,6 +164,12 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
             let path = of(&changes.machine, "");
             (client.patch(&path, change(*changes)?).await?, &COLUMNS)
         }
+        Machine::Shelve(what) => (moved(client, "shelve", what).await?, &COLUMNS),
+        Machine::Unshelve(what) => (moved(client, "unshelve", what).await?, &COLUMNS),
+        Machine::Maintenance(what) => (moved(client, "maintenance", what).await?, &COLUMNS),
+        Machine::Quarantine(what) => (moved(client, "quarantine", what).await?, &COLUMNS),
+        Machine::Return(what) => (moved(client, "return", what).await?, &COLUMNS),
+        Machine::Retire(what) => (moved(client, "retire", what).await?, &COLUMNS),
         Machine::List { site } => (client.all("/api/v1/machines", &[("site", site)]).await?, &COLUMNS),
         Machine::Show { machine } => (client.get(&of(&machine, "")).await?, &COLUMNS),
         Machine::Delete { machine } => {
@@ -165,10 +197,20 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
     Ok(ExitCode::SUCCESS)
 }
 
+/// Moves one machine after the other; the first that is refused ends it.
+async fn moved(client: &Client, how: &str, what: Move) -> anyhow::Result<Value> {
+    let mut items = Vec::new();
+    for machine in &what.machines {
+        let path = format!("/api/v1/machines/{machine}/{how}");
+        items.push(client.post(&path, json!({ "reason": what.reason })).await?);
+    }
+    Ok(json!({ "items": items }))
+}
+
 fn new_machine(new: NewMachine) -> anyhow::Result<Value> {
     let mut body = json!({
         "name": new.name, "site": new.site, "macs": new.macs, "firmware": new.firmware, "address": new.address,
-        "labels": labels::object(new.labels),
+        "labels": labels::object(new.labels), "shelved": new.enrolled,
     });
     if let Some(bmc) = new.bmc {
         let file = new.bmc_password_file.context("--bmc needs --bmc-password-file")?;

@@ -128,6 +128,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(sites::token))
         .routes(routes!(machines::create, machines::list))
         .routes(routes!(machines::get, machines::update, machines::delete))
+        .routes(routes!(machines::move_by))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))

@@ -37,7 +37,7 @@ use crate::{
         machines::{self, BmcDetails, Machine},
         orders, reports,
     },
-    workflow::state::MachineState,
+    workflow::state::{MachineEvent, MachineState},
 };
 
 /// A BMC with its password; the password is never given back.
@@ -78,6 +78,9 @@ pub struct NewMachineBody {
     /// For operators.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Whether it is to be shelved: enrolled, and given to nobody until it is unshelved.
+    #[serde(default)]
+    pub shelved: bool,
 }
 
 /// A machine.
@@ -91,6 +94,10 @@ pub struct MachineView {
     pub site: String,
     /// Its state.
     pub state: MachineState,
+    /// Why it is kept out of use, or will be.
+    pub reason: Option<String>,
+    /// Whether it is to be quarantined when its instance gives it back.
+    pub quarantine_when_released: bool,
     /// The address it is given.
     pub address: String,
     /// Its ports.
@@ -127,6 +134,8 @@ fn view(m: Machine) -> MachineView {
         name: m.name,
         site: m.site.to_string(),
         state: m.state,
+        reason: m.hold.reason,
+        quarantine_when_released: m.hold.quarantine,
         address: m.address.to_string(),
         macs: m.details.macs,
         firmware: m.details.firmware,
@@ -142,7 +151,7 @@ fn view(m: Machine) -> MachineView {
     }
 }
 
-/// Adds a machine; it is free at once.
+/// Adds a machine; it is free at once, unless it is to be shelved.
 #[utoipa::path(post, path = "/api/v1/machines", tag = "machines", request_body = NewMachineBody,
     responses((status = 201, body = MachineView), (status = 400), (status = 404), (status = 409)))]
 pub async fn create(
@@ -167,6 +176,7 @@ pub async fn create(
         address: new.address,
         bmc,
         labels: new.labels,
+        shelved: new.shelved,
     };
     let machine = domain::machines::create(&app, &caller, new).await?;
     Ok((StatusCode::CREATED, Json(view(machine))))
@@ -291,6 +301,59 @@ pub async fn update(
         machine_type: change.machine_type,
     };
     let machine = domain::machines::update(&app, &caller, key, seen, wanted).await?;
+    Ok(tagged(view(machine)))
+}
+
+/// What an operator does with a machine.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineMove {
+    /// Keep it, and give it to nobody.
+    Shelve,
+    /// Give it out.
+    Unshelve,
+    /// Keep it out of use for work on it.
+    Maintenance,
+    /// Keep it out of use because something is wrong with it; when its instance gives it back, if one holds it.
+    Quarantine,
+    /// Give it out again after maintenance or quarantine, or take the mark away.
+    Return,
+    /// Keep only its history.
+    Retire,
+}
+
+impl From<MachineMove> for MachineEvent {
+    fn from(asked: MachineMove) -> Self {
+        match asked {
+            MachineMove::Shelve => Self::Shelve,
+            MachineMove::Unshelve => Self::Unshelve,
+            MachineMove::Maintenance => Self::Maintain,
+            MachineMove::Quarantine => Self::Quarantine,
+            MachineMove::Return => Self::Return,
+            MachineMove::Retire => Self::Retire,
+        }
+    }
+}
+
+/// Why a machine is moved.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MoveBody {
+    /// For people, in one line of at most 500 characters; kept while it is out of use.
+    pub reason: Option<String>,
+}
+
+/// Moves a machine: on and off the shelf, into maintenance or quarantine and back, or out of service for good.
+#[utoipa::path(post, path = "/api/v1/machines/{machine}/{move}", tag = "machines", request_body = MoveBody,
+    params(("machine" = String, Path), ("move" = MachineMove, Path)),
+    responses((status = 200, body = MachineView), (status = 400), (status = 403), (status = 404), (status = 409)))]
+pub async fn move_by(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((key, asked)): Path<(String, MachineMove)>,
+    Body(body): Body<MoveBody>,
+) -> Result<impl IntoResponse, ApiError> {
+    let machine = domain::machines::move_by(&app, &caller, key, asked.into(), body.reason).await?;
     Ok(tagged(view(machine)))
 }
 

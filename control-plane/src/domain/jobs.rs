@@ -183,6 +183,7 @@ fn finish(
     if let Some(machine) = job.machine.or(instance.machine) {
         let state = machine_after(next);
         if machines::leave(db, machine, job.id, state)? {
+            let state = super::machines::settled(db, machine, state)?;
             let left = ended("machine.left".to_owned()).machine(machine);
             events::append(db, &left.entered(&state)?)?;
         }

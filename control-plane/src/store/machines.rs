@@ -62,6 +62,15 @@ pub struct Class {
     pub revision: i64,
 }
 
+/// What keeps a machine out of use, or will.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Whether it is to be quarantined when its instance gives it back.
+    pub quarantine: bool,
+}
+
 /// A machine.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -81,6 +90,8 @@ pub struct Machine {
     pub bmc_password: Option<String>,
     /// Its type.
     pub class: Class,
+    /// What keeps it out of use.
+    pub hold: Hold,
     /// The job that works on it.
     pub live_job: Option<JobId>,
     /// Grows with each change by an operator.
@@ -105,11 +116,13 @@ type Row = (
     bool,
     Option<String>,
     i64,
+    Option<String>,
+    bool,
 );
 
 fn machine(row: Row) -> StoreResult<Machine> {
     let (id, name, site, state, address, details, bmc_password, live_job, version, created_at, ..) = row;
-    let (.., inventory, machine_type, pinned, reason, revision) = row;
+    let (.., inventory, machine_type, pinned, reason, revision, held, quarantine) = row;
     let details = MachineDetails {
         inventory: inventory.map(|text| from_json(&text)).transpose()?,
         ..from_json(&details)?
@@ -126,6 +139,10 @@ fn machine(row: Row) -> StoreResult<Machine> {
             pinned,
             reason,
             revision,
+        },
+        hold: Hold {
+            reason: held,
+            quarantine,
         },
         bmc_password,
         live_job: live_job.map(|job| parse(&job)).transpose()?,
@@ -155,6 +172,8 @@ pub fn insert(connection: &mut Database, m: &Machine) -> StoreResult<()> {
         dsl::type_pinned.eq(m.class.pinned),
         dsl::type_reason.eq(&m.class.reason),
         dsl::typed_by.eq(m.class.revision),
+        dsl::reason.eq(&m.hold.reason),
+        dsl::quarantine.eq(m.hold.quarantine),
     );
     diesel::insert_into(dsl::machines)
         .values(row)
@@ -263,6 +282,64 @@ pub fn leave(connection: &mut Database, id: MachineId, job: JobId, state: Machin
         .find(id.to_string())
         .filter(dsl::live_job.eq(job.to_string()));
     let change = (dsl::state.eq(to_word(&state)?), dsl::live_job.eq(None::<String>));
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Moves a machine that no job works on, if it is still where it was; `false` otherwise. The reason takes the place of
+/// the one it had.
+///
+/// # Errors
+/// When the database fails.
+pub fn advance(
+    connection: &mut Database,
+    id: MachineId,
+    (from, to): (MachineState, MachineState),
+    reason: Option<&str>,
+) -> StoreResult<bool> {
+    use machines::dsl;
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::state.eq(to_word(&from)?))
+        .filter(dsl::live_job.is_null());
+    let change = (
+        dsl::state.eq(to_word(&to)?),
+        dsl::reason.eq(reason),
+        dsl::quarantine.eq(false),
+    );
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Marks a machine that an instance holds, or takes the mark away; `false` if none holds it any more.
+///
+/// # Errors
+/// When the database fails.
+pub fn hold(connection: &mut Database, id: MachineId, hold: &Hold) -> StoreResult<bool> {
+    use machines::dsl;
+    let held = [
+        to_word(&MachineState::Allocated)?,
+        to_word(&MachineState::Erasing)?,
+    ];
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::state.eq_any(held).or(dsl::live_job.is_not_null()));
+    let change = (dsl::reason.eq(&hold.reason), dsl::quarantine.eq(hold.quarantine));
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Quarantines a machine that is free and was marked; `false` if it was not.
+///
+/// # Errors
+/// When the database fails.
+pub fn quarantine_if_marked(connection: &mut Database, id: MachineId) -> StoreResult<bool> {
+    use machines::dsl;
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::state.eq(to_word(&MachineState::Available)?))
+        .filter(dsl::quarantine.eq(true));
+    let change = (
+        dsl::state.eq(to_word(&MachineState::Quarantined)?),
+        dsl::quarantine.eq(false),
+    );
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 

@@ -37,6 +37,8 @@ diesel::table! {
         type_pinned -> Bool,
         type_reason -> Nullable<Text>,
         typed_by -> BigInt,
+        reason -> Nullable<Text>,
+        quarantine -> Bool,
     }
 }
 diesel::table! { machine_labels (machine, name) { machine -> Text, name -> Text, value -> Text, } }

@@ -68,6 +68,7 @@ fn machine() -> Machine {
         },
         bmc_password: None,
         class: machines::Class::default(),
+        hold: machines::Hold::default(),
         live_job: None,
         version: 1,
         created_at: at(0),

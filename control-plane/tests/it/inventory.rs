@@ -262,6 +262,7 @@ fn machine(n: u32) -> Machine {
         },
         bmc_password: None,
         class: Class::default(),
+        hold: machines::Hold::default(),
         live_job: None,
         version: 1,
         created_at: Utc::now(),

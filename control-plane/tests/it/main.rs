@@ -12,6 +12,7 @@ mod fuzz;
 mod inventory;
 mod lists;
 mod live;
+mod machine_life;
 mod migrations;
 mod scheduler;
 mod store;

@@ -59,6 +59,7 @@ fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
         },
         bmc_password: None,
         class: machines::Class::default(),
+        hold: machines::Hold::default(),
         live_job: None,
         version: 1,
         created_at: Utc::now(),

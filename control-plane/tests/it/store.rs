@@ -60,6 +60,7 @@ fn machine(n: u8) -> Machine {
         },
         bmc_password: None,
         class: machines::Class::default(),
+        hold: machines::Hold::default(),
         live_job: None,
         version: 1,
         created_at: Utc::now(),

@@ -1,5 +1,6 @@
 //! Machines: added, seen, changed, removed.
 
+mod life;
 mod update;
 
 use std::{
@@ -17,6 +18,7 @@ use slipway_protocol::{
 };
 use uuid::Uuid;
 
+pub use life::{move_by, quarantine, settled};
 pub use update::{BmcUpdate, Update, update};
 
 use crate::{
@@ -29,7 +31,7 @@ use crate::{
         audit::{self, Change},
         discovered,
         events::{self, NewEvent},
-        machines::{self, BmcDetails, Class, Machine, MachineDetails},
+        machines::{self, BmcDetails, Class, Hold, Machine, MachineDetails},
         sites::{self, SiteSettings},
     },
     workflow::state::MachineState,
@@ -51,6 +53,8 @@ pub struct NewMachine {
     pub bmc: Option<(BmcDetails, Secret)>,
     /// For operators.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is kept off the shelf, given to nobody, until it is unshelved.
+    pub shelved: bool,
 }
 
 /// The place a BMC's password is encrypted for.
@@ -59,7 +63,7 @@ pub fn bmc_place(machine: MachineId) -> String {
     format!("machine/{machine}/bmc")
 }
 
-/// Adds a machine; it is free at once.
+/// Adds a machine; it is free at once, unless it is to be shelved.
 ///
 /// # Errors
 /// When something does not fit the site or is taken.
@@ -100,11 +104,16 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
                 id,
                 name: new.name,
                 site: new.site,
-                state: MachineState::Available,
+                state: if new.shelved {
+                    MachineState::Enrolled
+                } else {
+                    MachineState::Available
+                },
                 address,
                 details,
                 bmc_password,
                 class: Class::default(),
+                hold: Hold::default(),
                 live_job: None,
                 version: 1,
                 created_at: now,
