@@ -11,14 +11,15 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     client::Client,
-    jobs,
+    labels::{self, Pair},
     output::{self, Format},
+    work::{self, Work},
 };
 
 /// Instances.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Instance {
-    /// Ask for an instance
+    /// Ask for instances
     Create(Box<NewInstance>),
     /// List instances, oldest first
     List {
@@ -34,29 +35,32 @@ pub(crate) enum Instance {
     },
     /// Show an instance
     Show { instance: String },
-    /// Switch an instance on
+    /// Switch instances on
     Start {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Switch an instance off
+    /// Switch instances off
     Stop {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         grace: Grace,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Switch an instance off and on
+    /// Switch instances off and on
     Restart {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         grace: Grace,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Install an instance anew on its machine; what is not given stays as it was
+    /// Install instances anew on their machines; what is not given stays as it was
     Reinstall(Box<Reinstall>),
     /// Rename an instance; its host name follows when it is installed anew
     Rename { instance: String, name: String },
@@ -64,9 +68,10 @@ pub(crate) enum Instance {
     Lock { instance: String },
     /// Unlock an instance
     Unlock { instance: String },
-    /// Give an instance back
+    /// Give instances back
     Delete {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         wait: Wait,
     },
@@ -105,8 +110,15 @@ pub(crate) struct Disk {
 /// An instance to be made.
 #[derive(Debug, Args)]
 pub(crate) struct NewInstance {
-    /// Host name
-    name: String,
+    /// Host name; with --count, `{n}` in it stands for a number, and `-{n}` is put to a name without; several make several
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// So many, 1 to 1000: all of them or none
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    count: Option<u32>,
+    /// The number of the first one [default: 1]
+    #[arg(long, requires = "count")]
+    first: Option<u32>,
     /// Where
     #[arg(long)]
     site: String,
@@ -122,6 +134,12 @@ pub(crate) struct NewInstance {
     /// A machine by name; any free one otherwise
     #[arg(long)]
     machine: Option<String>,
+    /// Only a machine of this type
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "machine")]
+    machine_type: Option<String>,
+    /// Only a machine with this label, as NAME=VALUE; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = labels::pair, conflicts_with = "machine")]
+    labels: Vec<Pair>,
     #[command(flatten)]
     disk: Disk,
     /// The user to make
@@ -140,7 +158,8 @@ pub(crate) struct NewInstance {
 /// What an instance is installed anew with.
 #[derive(Debug, Args)]
 pub(crate) struct Reinstall {
-    instance: String,
+    #[arg(required = true, value_name = "INSTANCE")]
+    instances: Vec<String>,
     /// Image by id or name
     #[arg(long)]
     image: Option<String>,
@@ -172,56 +191,80 @@ const COLUMNS: [(&str, &str); 11] = [
     ("during", "/failed_during"),
     ("reason", "/reason"),
 ];
-const ACCEPTED: [(&str, &str); 4] = [
-    ("instance", "/instance/name"),
-    ("state", "/instance/state"),
-    ("job", "/job/id"),
-    ("waiting", "/job/waiting"),
-];
-
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, format: Format, instance: Instance) -> anyhow::Result<ExitCode> {
-    let of = |instance: &str, what: &str| format!("/api/v1/instances/{instance}{what}");
-    let empty = || json!({});
-    let (accepted, wait) = match instance {
-        Instance::Create(new) => {
-            let wait = new.wait;
-            (client.post("/api/v1/instances", new_instance(*new)?).await?, wait)
+    match instance {
+        Instance::Create(new) => create(client, format, *new).await,
+        Instance::Start { instances, wait } => {
+            work::begin(client, format, task("start", instances, None, wait)).await
         }
-        Instance::Start { instance, wait } => (client.post(&of(&instance, "/start"), empty()).await?, wait),
         Instance::Stop {
-            instance,
+            instances,
             grace,
             wait,
-        } => {
-            let path = of(&instance, &format!("/stop?grace_s={}", grace.grace));
-            (client.post(&path, empty()).await?, wait)
-        }
+        } => work::begin(client, format, task("stop", instances, Some(grace), wait)).await,
         Instance::Restart {
-            instance,
+            instances,
             grace,
             wait,
-        } => {
-            let path = of(&instance, &format!("/restart?grace_s={}", grace.grace));
-            (client.post(&path, empty()).await?, wait)
-        }
+        } => work::begin(client, format, task("restart", instances, Some(grace), wait)).await,
         Instance::Reinstall(anew) => {
-            let (path, wait) = (of(&anew.instance, "/reinstall"), anew.wait);
-            (client.post(&path, reinstall(*anew)?).await?, wait)
+            let task = task("reinstall", anew.instances.clone(), None, anew.wait);
+            let anew = Some(reinstall(*anew)?);
+            work::begin(client, format, Work { anew, ..task }).await
         }
-        Instance::Delete { instance, wait } => (client.delete(&of(&instance, "")).await?, wait),
+        Instance::Delete { instances, wait } => {
+            work::begin(client, format, task("release", instances, None, wait)).await
+        }
         other => {
             output::print(format, &at_once(client, other).await?, &COLUMNS);
-            return Ok(ExitCode::SUCCESS);
+            Ok(ExitCode::SUCCESS)
         }
-    };
-    // Nothing is left to be watched of an instance that never had a machine: it is gone at once.
-    if !wait.wait || accepted["instance"]["state"] == "released" {
-        output::print(format, &accepted, &ACCEPTED);
-        return Ok(ExitCode::SUCCESS);
     }
-    let job = accepted["job"]["id"].as_str();
-    jobs::follow(client, job.context("the control plane named no job")?).await
+}
+
+fn task(verb: &'static str, instances: Vec<String>, grace: Option<Grace>, wait: Wait) -> Work {
+    Work {
+        instances,
+        verb,
+        grace_s: grace.map(|grace| grace.grace),
+        anew: None,
+        wait: wait.wait,
+    }
+}
+
+async fn create(client: &Client, format: Format, new: NewInstance) -> anyhow::Result<ExitCode> {
+    let wait = new.wait.wait;
+    let body = new_instances(new)?;
+    if body["instance"].is_null() {
+        let accepted = client.post("/api/v1/instances", body).await?;
+        return work::accepted_one(client, format, &accepted, wait).await;
+    }
+    let answer = client.post("/api/v1/instances/batch", body).await?;
+    work::accepted_many(client, format, &answer, wait).await
+}
+
+/// One instance, or what makes several.
+fn new_instances(new: NewInstance) -> anyhow::Result<Value> {
+    let (names, count, first) = (new.names.clone(), new.count, new.first);
+    let mut body = new_instance(new)?;
+    match (&names[..], count) {
+        ([name], None) => {
+            body["name"] = name.as_str().into();
+            Ok(body)
+        }
+        ([name], Some(count)) => {
+            let pattern = if name.contains("{n}") {
+                name.clone()
+            } else {
+                format!("{name}-{{n}}")
+            };
+            body["name"] = pattern.into();
+            Ok(json!({ "instance": body, "count": count, "first": first }))
+        }
+        (names, None) => Ok(json!({ "instance": body, "names": names })),
+        _ => anyhow::bail!("--count goes with one name"),
+    }
 }
 
 /// What needs no work on a machine.
@@ -276,7 +319,8 @@ fn disk(disk: Disk) -> Map<String, Value> {
 fn new_instance(new: NewInstance) -> anyhow::Result<Value> {
     let user_data = new.user_data.as_deref().map(read).transpose()?;
     let mut body = json!({
-        "name": new.name, "site": new.site, "image": new.image, "machine": new.machine, "disk": disk(new.disk),
+        "site": new.site, "image": new.image, "machine": new.machine, "disk": disk(new.disk),
+        "machine_type": new.machine_type, "labels": labels::object(new.labels),
         "user": new.user, "ssh_keys": ssh_keys(&new.ssh_keys)?, "user_data": user_data, "priority": new.priority,
     });
     if let Some(project) = new.project {
@@ -355,6 +399,34 @@ mod tests {
     }
 
     #[test]
+    fn several_are_made_by_a_number_or_by_their_names() {
+        let body = |words: &str| {
+            let Instance::Create(new) = parse(words) else {
+                panic!("not a create")
+            };
+            new_instances(*new)
+        };
+        let one = body("create web --site bj-1 --image d --type big --label rack=a1").unwrap();
+        assert_eq!(
+            (&one["name"], &one["machine_type"], &one["labels"]),
+            (&json!("web"), &json!("big"), &json!({ "rack": "a1" }))
+        );
+        let five = body("create web --count 5 --first 3 --site bj-1 --image d").unwrap();
+        assert_eq!(
+            (&five["instance"]["name"], &five["count"], &five["first"]),
+            (&json!("web-{n}"), &json!(5), &json!(3))
+        );
+        let pattern = body("create w{n}x --count 5 --site bj-1 --image d").unwrap();
+        assert_eq!(pattern["instance"]["name"], "w{n}x");
+        let two = body("create a b --site bj-1 --image d").unwrap();
+        assert_eq!(
+            (&two["names"], &two["instance"]["name"]),
+            (&json!(["a", "b"]), &Value::Null)
+        );
+        assert!(body("create a b --count 2 --site bj-1 --image d").is_err());
+    }
+
+    #[test]
     fn an_ssh_key_is_a_file_or_a_name() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("id.pub");
@@ -385,6 +457,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     async fn each_verb_is_one_call_and_waiting_ends_with_the_job() {
         slipway_bus::tls::install_provider();
         let asked = Asked::default();
@@ -416,6 +489,18 @@ mod tests {
                 r#"PATCH /api/v1/instances/web-1 {"locked":false}"#,
             ),
             ("delete web-1", "DELETE /api/v1/instances/web-1 "),
+            (
+                "stop web-1 web-2 --grace 5",
+                r#"POST /api/v1/instances/batch/stop {"grace_s":5,"instances":["web-1","web-2"]}"#,
+            ),
+            (
+                "delete web-1 web-2",
+                r#"POST /api/v1/instances/batch/release {"instances":["web-1","web-2"]}"#,
+            ),
+            (
+                "reinstall a b --image d13",
+                r#"POST /api/v1/instances/batch/reinstall {"instances":["a","b"],"reinstall":{"image":"d13"}}"#,
+            ),
             (
                 "list --project web --state failed",
                 "GET /api/v1/instances?limit=1000&project=web&state=failed ",

@@ -19,6 +19,7 @@ mod sites;
 mod terminal;
 mod watch;
 mod webhooks;
+mod work;
 
 use std::process::ExitCode;
 

@@ -20,8 +20,8 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, alerts, audit, events, images, instances, jobs, machine_types, machines,
-        projects, sites, users, webhooks,
+        NO_NUL, access, account, alerts, audit, events, images, instance_batches, instances, jobs,
+        machine_types, machines, projects, sites, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -143,6 +143,8 @@ fn guarded_routes() -> Routes {
         .routes(routes!(images::upload, images::list))
         .routes(routes!(images::get, images::delete))
         .routes(routes!(instances::create, instances::list))
+        .routes(routes!(instance_batches::create))
+        .routes(routes!(instance_batches::begin))
         .routes(routes!(instances::get, instances::update, instances::delete))
         .routes(routes!(instances::start))
         .routes(routes!(instances::stop))

@@ -222,6 +222,12 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         "/api/v1/instances/{instance}/reinstall",
         Permission(P::InstancesWrite),
     ),
+    ("POST", "/api/v1/instances/batch", Permission(P::InstancesWrite)),
+    (
+        "POST",
+        "/api/v1/instances/batch/{verb}",
+        Permission(P::InstancesWrite),
+    ),
     ("POST", "/api/v1/jobs/{job}/retry", Permission(P::JobsWrite)),
     ("GET", "/api/v1/jobs", Permission(P::JobsRead)),
     ("GET", "/api/v1/jobs/{job}", Permission(P::JobsRead)),

@@ -6,6 +6,7 @@ pub mod alerts;
 pub mod audit;
 pub mod events;
 pub mod images;
+pub mod instance_batches;
 pub mod instances;
 pub mod jobs;
 pub mod machine_types;

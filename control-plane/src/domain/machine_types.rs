@@ -16,6 +16,7 @@ use crate::{
         events::{self, NewEvent},
         machine_types::{self, MachineType},
         machines::{self, Class, Machine},
+        projects,
     },
     workflow::classify::{Candidate, Known, Rules, classify},
 };
@@ -131,6 +132,10 @@ pub async fn delete(app: &App, caller: &Caller, name: String) -> Result<(), ApiE
                 let detail = format!(
                     "machine `{machine}` was given the type `{name}` by hand; give it another type first, or unpin it"
                 );
+                return Err(ApiError::Conflict("machine_type_in_use", detail));
+            }
+            if let Some(project) = projects::with_quota_of(db, &name)? {
+                let detail = format!("project `{project}` has a quota for the type `{name}`; lift it first");
                 return Err(ApiError::Conflict("machine_type_in_use", detail));
             }
             machine_types::delete(db, &name)?;

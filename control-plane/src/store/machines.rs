@@ -100,7 +100,7 @@ pub struct Machine {
     pub created_at: DateTime<Utc>,
 }
 
-type Row = (
+pub(super) type Row = (
     String,
     String,
     String,
@@ -120,7 +120,7 @@ type Row = (
     bool,
 );
 
-fn machine(row: Row) -> StoreResult<Machine> {
+pub(super) fn from_row(row: Row) -> StoreResult<Machine> {
     let (id, name, site, state, address, details, bmc_password, live_job, version, created_at, ..) = row;
     let (.., inventory, machine_type, pinned, reason, revision, held, quarantine) = row;
     let details = MachineDetails {
@@ -216,7 +216,7 @@ fn put_labels(
 pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Machine>> {
     use machines::dsl;
     let row = dsl::machines.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
-    row.first::<Row>(connection).optional()?.map(machine).transpose()
+    row.first::<Row>(connection).optional()?.map(from_row).transpose()
 }
 
 /// Up to `limit` machines whose name comes after `after`, by name, of the sites if some are given.
@@ -238,21 +238,7 @@ pub fn list(
     if let Some(sites) = sites {
         query = query.filter(dsl::site.eq_any(sites));
     }
-    query.load::<Row>(connection)?.into_iter().map(machine).collect()
-}
-
-/// A machine of the site that is free, if there is one.
-///
-/// # Errors
-/// When the database fails.
-pub fn any_available(connection: &mut Database, site: &SiteId) -> StoreResult<Option<Machine>> {
-    use machines::dsl;
-    let free = dsl::machines
-        .filter(dsl::site.eq(site.as_str()))
-        .filter(dsl::state.eq(to_word(&MachineState::Available)?))
-        .filter(dsl::live_job.is_null())
-        .order(dsl::name);
-    free.first::<Row>(connection).optional()?.map(machine).transpose()
+    query.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
 
 /// Gives a machine to a job, if it is in `from` and no job works on it; `false` otherwise.
@@ -425,7 +411,7 @@ pub fn reclass(connection: &mut Database, m: &Machine, class: &Class) -> StoreRe
 pub fn classed_before(connection: &mut Database, revision: i64, limit: i64) -> StoreResult<Vec<Machine>> {
     use machines::dsl;
     let rows = dsl::machines.filter(dsl::typed_by.lt(revision)).limit(limit);
-    rows.load::<Row>(connection)?.into_iter().map(machine).collect()
+    rows.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
 
 /// The addresses taken at a site.

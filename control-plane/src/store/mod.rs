@@ -8,6 +8,7 @@ mod connection;
 pub mod credentials;
 pub mod discovered;
 pub mod events;
+pub mod free;
 pub mod idempotency;
 pub mod images;
 pub mod instances;

@@ -66,6 +66,7 @@ diesel::table! {
         created_at -> BigInt,
         project -> Text,
         locked -> Bool,
+        machine_type -> Nullable<Text>,
     }
 }
 diesel::table! {
@@ -146,6 +147,7 @@ diesel::table! {
     }
 }
 diesel::allow_tables_to_appear_in_same_query!(instances, jobs);
+diesel::allow_tables_to_appear_in_same_query!(instances, machines);
 diesel::joinable!(grants -> users (holder));
 diesel::allow_tables_to_appear_in_same_query!(grants, users);
 diesel::table! {

@@ -90,6 +90,7 @@ fn instance() -> Instance {
             user: "u".into(),
             ssh_keys: vec![],
             user_data: None,
+            ..Wish::default()
         },
         project: "default".into(),
         locked: false,

@@ -178,6 +178,7 @@ fn held(db: &mut Database, now: DateTime<Utc>) -> StoreResult<(MachineId, Job)> 
             user: "u".into(),
             ssh_keys: vec![],
             user_data: None,
+            ..Wish::default()
         },
         created_at: now,
         project: "default".into(),

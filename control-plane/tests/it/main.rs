@@ -6,6 +6,7 @@ mod access;
 mod alerted;
 mod alerts;
 mod api;
+mod batches;
 mod common;
 mod events;
 mod fuzz;

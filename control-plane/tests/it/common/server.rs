@@ -91,18 +91,26 @@ pub(crate) async fn server_as(given: Given) -> Server {
 
 /// Tells one story on each database.
 pub(crate) async fn on_each_server(story: impl AsyncFn(&Server)) {
-    story(&server().await).await;
+    let on_sqlite = server().await;
+    story(&on_sqlite).await;
+    on_sqlite.end().await;
     let cluster = tokio::task::spawn_blocking(super::Postgres::start).await.unwrap();
     let given = Given {
         database_url: Some(cluster.url()),
         ..Given::default()
     };
-    let mut server = server_as(given).await;
-    story(&server).await;
-    // It must be gone before its database is.
-    server.stop.cancel();
-    server.task.take().unwrap().await.unwrap().unwrap();
+    let on_postgresql = server_as(given).await;
+    story(&on_postgresql).await;
+    on_postgresql.end().await;
     tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
+}
+
+impl Server {
+    /// Ends it before its database goes: it would wait for that to come back.
+    async fn end(mut self) {
+        self.stop.cancel();
+        self.task.take().unwrap().await.unwrap().unwrap();
+    }
 }
 
 impl Drop for Server {
