@@ -11,7 +11,7 @@ use crate::{
     client::Client,
     config, events, jobs, life, machine_types, machines,
     output::{self, Format},
-    session, sites, watch, webhooks,
+    session, sites, stock, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -68,6 +68,8 @@ enum Command {
     /// Types of machines
     #[command(subcommand)]
     MachineType(machine_types::MachineType),
+    /// How many machines there are, by site and type
+    Stock(stock::Stock),
     /// Images
     #[command(subcommand)]
     Image(Image),
@@ -163,6 +165,7 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Site(site) => sites::run(client, output, site).await,
         Command::Machine(machine) => machines::run(client, output, machine).await,
         Command::MachineType(what) => machine_types::run(client, output, what).await,
+        Command::Stock(what) => stock::run(client, output, what).await,
         Command::Image(image) => run_image(client, output, image).await,
         Command::Instance(instance) => life::run(client, output, instance).await,
         Command::Job(job) => jobs::run(client, output, job).await,

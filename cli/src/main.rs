@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod session;
 mod sites;
+mod stock;
 mod terminal;
 mod watch;
 mod webhooks;

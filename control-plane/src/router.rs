@@ -21,7 +21,7 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, alerts, audit, events, images, instance_batches, instances, jobs,
-        machine_types, machines, projects, sites, users, webhooks,
+        machine_types, machines, projects, sites, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -133,6 +133,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))
         .routes(routes!(machines::discovered))
+        .routes(routes!(stock::list))
         .routes(routes!(machine_types::list))
         .routes(routes!(
             machine_types::get,

@@ -127,6 +127,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::MachinesRead),
     ),
     ("GET", "/api/v1/discovered", Permission(P::MachinesRead)),
+    ("GET", "/api/v1/stock", Permission(P::MachinesRead)),
     ("GET", "/api/v1/machine-types", Permission(P::MachinesRead)),
     (
         "GET",

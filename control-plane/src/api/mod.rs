@@ -13,6 +13,7 @@ pub mod machine_types;
 pub mod machines;
 pub mod projects;
 pub mod sites;
+pub mod stock;
 pub mod users;
 pub mod webhooks;
 

@@ -26,6 +26,7 @@ mod schema;
 pub mod settings;
 pub mod sites;
 pub mod states;
+pub mod stock;
 pub mod users;
 pub mod webhooks;
 

@@ -33,9 +33,9 @@ async fn with_type(server: &Server) {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn many_are_made_or_none() {
-    on_each_server(made).await;
+#[test]
+fn many_are_made_or_none() {
+    on_each_server(made);
 }
 
 async fn made(server: &Server) {
@@ -98,9 +98,9 @@ async fn made(server: &Server) {
     assert_eq!(names(server).await.len(), 5);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_of_many_stands_for_itself() {
-    on_each_server(worked_on).await;
+#[test]
+fn each_of_many_stands_for_itself() {
+    on_each_server(worked_on);
 }
 
 async fn worked_on(server: &Server) {
@@ -143,9 +143,9 @@ async fn worked_on(server: &Server) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn quotas_count_by_type() {
-    on_each_server(quotas).await;
+#[test]
+fn quotas_count_by_type() {
+    on_each_server(quotas);
 }
 
 async fn quotas(server: &Server) {

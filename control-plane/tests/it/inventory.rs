@@ -50,9 +50,9 @@ impl Server {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn machines_get_their_types_by_rules_and_by_hand() {
-    on_each_server(types_story).await;
+#[test]
+fn machines_get_their_types_by_rules_and_by_hand() {
+    on_each_server(types_story);
 }
 
 #[expect(clippy::too_many_lines, reason = "one story told in its order")]
@@ -175,9 +175,9 @@ async fn types_story(server: &Server) {
     assert_eq!(missing["code"], "not_found");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_machine_is_changed_by_who_saw_it_and_keeps_its_secrets() {
-    on_each_server(change_story).await;
+#[test]
+fn a_machine_is_changed_by_who_saw_it_and_keeps_its_secrets() {
+    on_each_server(change_story);
 }
 
 async fn change_story(server: &Server) {
@@ -237,6 +237,51 @@ async fn change_story(server: &Server) {
     assert_eq!(changed["bmc"], Value::Null);
     let audit = server.get("/api/v1/audit?limit=1000").await.to_string();
     assert!(audit.contains("machine.update") && !audit.contains("s3cret"));
+}
+
+#[test]
+fn stock_is_counted_by_site_type_and_state() {
+    on_each_server(stock_story);
+}
+
+async fn stock_story(server: &Server) {
+    server.make_site("bj-1").await;
+    server.make_site("sh-1").await;
+    for n in 1..=3 {
+        server.make_machine("bj-1", n, json!({ "rack": "a1" })).await;
+    }
+    server.make_machine("bj-1", 4, json!({})).await;
+    server.make_machine("sh-1", 5, json!({ "rack": "a1" })).await;
+    server
+        .make_type("big", 0, json!({ "labels": { "rack": "a1" } }))
+        .await;
+    server.post("/api/v1/machines/m1/maintenance", json!({})).await;
+    server.post("/api/v1/machines/m2/retire", json!({})).await;
+    let row = |site: &str, machine_type: Option<&str>, (total, available): (i64, i64), states: Value| json!({ "site": site, "machine_type": machine_type, "total": total, "available": available, "states": states });
+    let big = row(
+        "bj-1",
+        Some("big"),
+        (2, 1),
+        json!({ "available": 1, "maintenance": 1, "retired": 1 }),
+    );
+    let none = row("bj-1", None, (1, 1), json!({ "available": 1 }));
+    let far = row("sh-1", Some("big"), (1, 1), json!({ "available": 1 }));
+    assert_eq!(
+        server.get("/api/v1/stock").await["items"],
+        json!([none, big, far])
+    );
+    assert_eq!(
+        server.get("/api/v1/stock?site=bj-1").await["items"],
+        json!([none, big])
+    );
+    assert_eq!(
+        server.get("/api/v1/stock?machine_type=big").await["items"],
+        json!([big, far])
+    );
+    assert_eq!(
+        server.get("/api/v1/stock?machine_type=none&site=x").await["items"],
+        json!([])
+    );
 }
 
 fn machine(n: u32) -> Machine {

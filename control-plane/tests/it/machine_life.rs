@@ -27,9 +27,9 @@ use slipway_protocol::{
 };
 use uuid::Uuid;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn operators_move_machines_and_say_why() {
-    on_each_server(life_story).await;
+#[test]
+fn operators_move_machines_and_say_why() {
+    on_each_server(life_story);
 }
 
 #[expect(clippy::too_many_lines, reason = "one story told in its order")]
