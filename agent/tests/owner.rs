@@ -1,7 +1,5 @@
 //! What the owner of a running instance asks for by way of the LiveOS: data disks wiped, a new password, a way in.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
 mod common;
 
 use std::fs;

@@ -139,6 +139,9 @@ pub(crate) enum Quota {
         /// As many as it likes
         #[arg(long, group = "how_many")]
         unlimited: bool,
+        /// Of this machine type only [default: of all together]
+        #[arg(long = "type", value_name = "TYPE")]
+        machine_type: Option<String>,
     },
 }
 
@@ -312,9 +315,13 @@ pub(crate) async fn run_project(
             client.put(&path, json!({ "role": role })).await?
         }
         Project::Quota(Quota::Set {
-            project, machines, ..
+            project,
+            machines,
+            machine_type,
+            ..
         }) => {
-            let path = of(&project, "/quotas/*");
+            let machine_type = machine_type.as_deref().unwrap_or("*");
+            let path = of(&project, &format!("/quotas/{machine_type}"));
             client.put(&path, json!({ "machines": machines })).await?
         }
         Project::Delete { project } => {
@@ -335,8 +342,9 @@ pub(crate) async fn run_project(
     };
     let quota = |quota: &Value| {
         Some(format!(
-            "{}:{}",
+            "{}:{}/{}",
             quota["machine_type"].as_str()?,
+            quota["used"],
             quota["machines"]
         ))
     };

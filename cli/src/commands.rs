@@ -1,22 +1,17 @@
 //! Every command, parsed and carried out.
 
-use std::{
-    io::Read as _,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     access, account, alerts,
     client::Client,
-    config, events, jobs, life,
+    config, events, jobs, life, machine_types, machines,
     output::{self, Format},
-    session, sites, watch, webhooks,
+    session, sites, stock, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -69,7 +64,12 @@ enum Command {
     Site(sites::Site),
     /// Machines
     #[command(subcommand)]
-    Machine(Machine),
+    Machine(machines::Machine),
+    /// Types of machines
+    #[command(subcommand)]
+    MachineType(machine_types::MachineType),
+    /// How many machines there are, by site and type
+    Stock(stock::Stock),
     /// Images
     #[command(subcommand)]
     Image(Image),
@@ -98,52 +98,6 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum Machine {
-    /// Add a machine
-    Create {
-        /// Its name
-        name: String,
-        #[arg(long)]
-        site: String,
-        /// A port it may boot from; may be repeated
-        #[arg(long = "mac", required = true)]
-        macs: Vec<String>,
-        /// bios or uefi
-        #[arg(long, default_value = "uefi")]
-        firmware: String,
-        /// The address it is given
-        #[arg(long)]
-        address: Option<Ipv4Addr>,
-        /// ADDRESS:PORT of its BMC
-        #[arg(long)]
-        bmc: Option<String>,
-        /// User at its BMC
-        #[arg(long, default_value = "admin")]
-        bmc_user: String,
-        /// File with the BMC's password; `-` is standard input
-        #[arg(long, requires = "bmc")]
-        bmc_password_file: Option<PathBuf>,
-    },
-    /// List machines
-    List {
-        #[arg(long)]
-        site: Option<String>,
-    },
-    /// Show a machine
-    Show { machine: String },
-    /// Remove a machine that is free
-    Delete { machine: String },
-    /// Show the order in force
-    Order { machine: String },
-    /// Show the last report
-    Report { machine: String },
-    /// Show what happened to it
-    History { machine: String },
-    /// List machines that were seen and not enrolled
-    Discovered,
-}
-
-#[derive(Debug, Subcommand)]
 enum Image {
     /// Upload a raw disk image, or one compressed by zstd
     Upload {
@@ -165,14 +119,6 @@ enum Mqtt {
     Watch(watch::Watch),
 }
 
-const MACHINE: [(&str, &str); 6] = [
-    ("machine", "/name"),
-    ("site", "/site"),
-    ("state", "/state"),
-    ("address", "/address"),
-    ("macs", "/macs"),
-    ("firmware", "/firmware"),
-];
 const IMAGE: [(&str, &str); 4] = [
     ("image", "/name"),
     ("bytes", "/size_bytes"),
@@ -217,7 +163,9 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Project(project) => access::run_project(client, output, project).await,
         Command::Audit(audit) => account::run_audit(client, output, audit).await,
         Command::Site(site) => sites::run(client, output, site).await,
-        Command::Machine(machine) => run_machine(client, output, machine).await,
+        Command::Machine(machine) => machines::run(client, output, machine).await,
+        Command::MachineType(what) => machine_types::run(client, output, what).await,
+        Command::Stock(what) => stock::run(client, output, what).await,
         Command::Image(image) => run_image(client, output, image).await,
         Command::Instance(instance) => life::run(client, output, instance).await,
         Command::Job(job) => jobs::run(client, output, job).await,
@@ -232,72 +180,6 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
 
 fn gone(result: anyhow::Result<Value>) -> anyhow::Result<ExitCode> {
     result.map(|_| ExitCode::SUCCESS)
-}
-
-async fn run_machine(client: &Client, format: Format, machine: Machine) -> anyhow::Result<ExitCode> {
-    let of = |machine: &str, what: &str| format!("/api/v1/machines/{machine}{what}");
-    let (answer, columns): (Value, &[(&str, &str)]) = match machine {
-        Machine::Create {
-            name,
-            site,
-            macs,
-            firmware,
-            address,
-            bmc,
-            bmc_user,
-            bmc_password_file,
-        } => {
-            let mut body =
-                json!({ "name": name, "site": site, "macs": macs, "firmware": firmware, "address": address });
-            if let Some(bmc) = bmc {
-                let file = bmc_password_file.context("--bmc needs --bmc-password-file")?;
-                let password = secret(&file)?;
-                body["bmc"] =
-                    json!({ "driver": "ipmi", "address": bmc, "username": bmc_user, "password": password });
-            }
-            (client.post("/api/v1/machines", body).await?, &MACHINE)
-        }
-        Machine::List { site } => {
-            let filter = site.map(|site| format!("&site={site}")).unwrap_or_default();
-            (
-                client
-                    .get(&format!("/api/v1/machines?limit=1000{filter}"))
-                    .await?,
-                &MACHINE,
-            )
-        }
-        Machine::Show { machine } => (client.get(&of(&machine, "")).await?, &MACHINE),
-        Machine::Delete { machine } => return gone(client.delete(&of(&machine, "")).await),
-        Machine::Order { machine } => (client.get(&of(&machine, "/order")).await?, &[]),
-        Machine::Report { machine } => (client.get(&of(&machine, "/report")).await?, &[]),
-        Machine::History { machine } => (
-            client.get(&of(&machine, "/history")).await?,
-            &[("at", "/at"), ("what", "/what"), ("detail", "/detail")],
-        ),
-        Machine::Discovered => {
-            let columns = &[
-                ("mac", "/mac"),
-                ("site", "/site"),
-                ("address", "/address"),
-                ("seen", "/at"),
-                ("product", "/inventory/product"),
-            ];
-            (client.get("/api/v1/discovered").await?, columns)
-        }
-    };
-    output::print(format, &answer, columns);
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A secret from a file or standard input; never from the command line, where others can read it.
-fn secret(file: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
-    if file == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text)?;
-    } else {
-        text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    }
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 async fn run_image(client: &Client, format: Format, image: Image) -> anyhow::Result<ExitCode> {

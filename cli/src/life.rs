@@ -11,15 +11,16 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     client::Client,
-    jobs,
+    labels::{self, Pair},
     output::{self, Format},
     terminal::{self, FromStdin},
+    work::{self, Work},
 };
 
 /// Instances.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Instance {
-    /// Ask for an instance
+    /// Ask for instances
     Create(Box<NewInstance>),
     /// List instances, oldest first
     List {
@@ -35,29 +36,32 @@ pub(crate) enum Instance {
     },
     /// Show an instance
     Show { instance: String },
-    /// Switch an instance on
+    /// Switch instances on
     Start {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Switch an instance off
+    /// Switch instances off
     Stop {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         grace: Grace,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Switch an instance off and on
+    /// Switch instances off and on
     Restart {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         grace: Grace,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Install an instance anew on its machine; what is not given stays as it was
+    /// Install instances anew on their machines; what is not given stays as it was
     Reinstall(Box<Reinstall>),
     /// Boot an instance's machine into the LiveOS, to log in there as root by SSH; start or restart ends it
     Rescue {
@@ -86,9 +90,10 @@ pub(crate) enum Instance {
     Lock { instance: String },
     /// Unlock an instance
     Unlock { instance: String },
-    /// Give an instance back
+    /// Give instances back
     Delete {
-        instance: String,
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
         #[command(flatten)]
         wait: Wait,
     },
@@ -127,8 +132,15 @@ pub(crate) struct Disk {
 /// An instance to be made.
 #[derive(Debug, Args)]
 pub(crate) struct NewInstance {
-    /// Host name
-    name: String,
+    /// Host name; with --count, `{n}` in it stands for a number, and `-{n}` is put to a name without; several make several
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// So many, 1 to 1000: all of them or none
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    count: Option<u32>,
+    /// The number of the first one [default: 1]
+    #[arg(long, requires = "count")]
+    first: Option<u32>,
     /// Where
     #[arg(long)]
     site: String,
@@ -144,6 +156,12 @@ pub(crate) struct NewInstance {
     /// A machine by name; any free one otherwise
     #[arg(long)]
     machine: Option<String>,
+    /// Only a machine of this type
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "machine")]
+    machine_type: Option<String>,
+    /// Only a machine with this label, as NAME=VALUE; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = labels::pair, conflicts_with = "machine")]
+    labels: Vec<Pair>,
     #[command(flatten)]
     disk: Disk,
     /// The user to make
@@ -162,7 +180,8 @@ pub(crate) struct NewInstance {
 /// What an instance is installed anew with.
 #[derive(Debug, Args)]
 pub(crate) struct Reinstall {
-    instance: String,
+    #[arg(required = true, value_name = "INSTANCE")]
+    instances: Vec<String>,
     /// Image by id or name
     #[arg(long)]
     image: Option<String>,
@@ -177,7 +196,7 @@ pub(crate) struct Reinstall {
     /// File with cloud-init user-data
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
-    /// Make all its other disks read as zeros first; they keep what they hold otherwise
+    /// Make all other disks read as zeros first; they keep what they hold otherwise
     #[arg(long)]
     wipe_data_disks: bool,
     #[command(flatten)]
@@ -197,69 +216,30 @@ const COLUMNS: [(&str, &str); 11] = [
     ("during", "/failed_during"),
     ("reason", "/reason"),
 ];
-const ACCEPTED: [(&str, &str); 4] = [
-    ("instance", "/instance/name"),
-    ("state", "/instance/state"),
-    ("job", "/job/id"),
-    ("waiting", "/job/waiting"),
-];
-
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, format: Format, instance: Instance) -> anyhow::Result<ExitCode> {
-    let (accepted, wait) = match begin(client, instance).await? {
-        Ok(begun) => begun,
-        Err(other) => {
-            output::print(format, &at_once(client, other).await?, &COLUMNS);
-            return Ok(ExitCode::SUCCESS);
+    match instance {
+        Instance::Create(new) => create(client, format, *new).await,
+        Instance::Start { instances, wait } => {
+            work::begin(client, format, task("start", instances, None, wait)).await
         }
-    };
-    // Nothing is left to be watched of an instance that never had a machine: it is gone at once.
-    let gone = accepted["instance"]["state"] == "released";
-    let watched = wait.wait && !gone;
-    // A password is shown once, so also by who waits.
-    if !watched || accepted.get("password").is_some() {
-        print_accepted(format, &accepted);
-    }
-    if !watched {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let job = accepted["job"]["id"].as_str();
-    jobs::follow(client, job.context("the control plane named no job")?).await
-}
-
-/// Asks for work on a machine; a command that needs none is given back.
-async fn begin(client: &Client, instance: Instance) -> anyhow::Result<Result<(Value, Wait), Instance>> {
-    let of = |instance: &str, what: &str| format!("/api/v1/instances/{instance}{what}");
-    let empty = || json!({});
-    Ok(Ok(match instance {
-        Instance::Create(new) => {
-            let wait = new.wait;
-            (client.post("/api/v1/instances", new_instance(*new)?).await?, wait)
-        }
-        Instance::Start { instance, wait } => (client.post(&of(&instance, "/start"), empty()).await?, wait),
         Instance::Stop {
-            instance,
-            grace: Grace { grace },
+            instances,
+            grace,
             wait,
-        } => (
-            client
-                .post(&of(&instance, &format!("/stop?grace_s={grace}")), empty())
-                .await?,
-            wait,
-        ),
+        } => work::begin(client, format, task("stop", instances, Some(grace), wait)).await,
         Instance::Restart {
-            instance,
-            grace: Grace { grace },
+            instances,
+            grace,
             wait,
-        } => (
-            client
-                .post(&of(&instance, &format!("/restart?grace_s={grace}")), empty())
-                .await?,
-            wait,
-        ),
+        } => work::begin(client, format, task("restart", instances, Some(grace), wait)).await,
         Instance::Reinstall(anew) => {
-            let (path, wait) = (of(&anew.instance, "/reinstall"), anew.wait);
-            (client.post(&path, reinstall(*anew)?).await?, wait)
+            let task = task("reinstall", anew.instances.clone(), None, anew.wait);
+            let anew = Some(reinstall(*anew)?);
+            work::begin(client, format, Work { anew, ..task }).await
+        }
+        Instance::Delete { instances, wait } => {
+            work::begin(client, format, task("release", instances, None, wait)).await
         }
         Instance::Rescue {
             instance,
@@ -267,7 +247,8 @@ async fn begin(client: &Client, instance: Instance) -> anyhow::Result<Result<(Va
             wait,
         } => {
             let body = json!({ "ssh_keys": ssh_keys(&keys)? });
-            (client.post(&of(&instance, "/rescue"), body).await?, wait)
+            let path = format!("/api/v1/instances/{instance}/rescue");
+            work::accepted_one(client, format, &client.post(&path, body).await?, wait.wait).await
         }
         Instance::ResetPassword {
             instance,
@@ -278,17 +259,58 @@ async fn begin(client: &Client, instance: Instance) -> anyhow::Result<Result<(Va
             let given = from_stdin.password_stdin;
             let password = given.then(|| terminal::password("", from_stdin)).transpose()?;
             let body = json!({ "user": user, "password": password });
-            (client.post(&of(&instance, "/reset-password"), body).await?, wait)
+            let path = format!("/api/v1/instances/{instance}/reset-password");
+            work::accepted_one(client, format, &client.post(&path, body).await?, wait.wait).await
         }
-        Instance::Delete { instance, wait } => (client.delete(&of(&instance, "")).await?, wait),
-        other => return Ok(Err(other)),
-    }))
+        other => {
+            output::print(format, &at_once(client, other).await?, &COLUMNS);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
-fn print_accepted(format: Format, accepted: &Value) {
-    let password = accepted.get("password").map(|_| ("password", "/password"));
-    let columns: Vec<_> = ACCEPTED.into_iter().chain(password).collect();
-    output::print(format, accepted, &columns);
+fn task(verb: &'static str, instances: Vec<String>, grace: Option<Grace>, wait: Wait) -> Work {
+    Work {
+        instances,
+        verb,
+        grace_s: grace.map(|grace| grace.grace),
+        anew: None,
+        wait: wait.wait,
+    }
+}
+
+async fn create(client: &Client, format: Format, new: NewInstance) -> anyhow::Result<ExitCode> {
+    let wait = new.wait.wait;
+    let body = new_instances(new)?;
+    if body["instance"].is_null() {
+        let accepted = client.post("/api/v1/instances", body).await?;
+        return work::accepted_one(client, format, &accepted, wait).await;
+    }
+    let answer = client.post("/api/v1/instances/batch", body).await?;
+    work::accepted_many(client, format, &answer, wait).await
+}
+
+/// One instance, or what makes several.
+fn new_instances(new: NewInstance) -> anyhow::Result<Value> {
+    let (names, count, first) = (new.names.clone(), new.count, new.first);
+    let mut body = new_instance(new)?;
+    match (&names[..], count) {
+        ([name], None) => {
+            body["name"] = name.as_str().into();
+            Ok(body)
+        }
+        ([name], Some(count)) => {
+            let pattern = if name.contains("{n}") {
+                name.clone()
+            } else {
+                format!("{name}-{{n}}")
+            };
+            body["name"] = pattern.into();
+            Ok(json!({ "instance": body, "count": count, "first": first }))
+        }
+        (names, None) => Ok(json!({ "instance": body, "names": names })),
+        _ => anyhow::bail!("--count goes with one name"),
+    }
 }
 
 /// What needs no work on a machine.
@@ -343,7 +365,8 @@ fn disk(disk: Disk) -> Map<String, Value> {
 fn new_instance(new: NewInstance) -> anyhow::Result<Value> {
     let user_data = new.user_data.as_deref().map(read).transpose()?;
     let mut body = json!({
-        "name": new.name, "site": new.site, "image": new.image, "machine": new.machine, "disk": disk(new.disk),
+        "site": new.site, "image": new.image, "machine": new.machine, "disk": disk(new.disk),
+        "machine_type": new.machine_type, "labels": labels::object(new.labels),
         "user": new.user, "ssh_keys": ssh_keys(&new.ssh_keys)?, "user_data": user_data, "priority": new.priority,
     });
     if let Some(project) = new.project {
@@ -425,6 +448,34 @@ mod tests {
     }
 
     #[test]
+    fn several_are_made_by_a_number_or_by_their_names() {
+        let body = |words: &str| {
+            let Instance::Create(new) = parse(words) else {
+                panic!("not a create")
+            };
+            new_instances(*new)
+        };
+        let one = body("create web --site bj-1 --image d --type big --label rack=a1").unwrap();
+        assert_eq!(
+            (&one["name"], &one["machine_type"], &one["labels"]),
+            (&json!("web"), &json!("big"), &json!({ "rack": "a1" }))
+        );
+        let five = body("create web --count 5 --first 3 --site bj-1 --image d").unwrap();
+        assert_eq!(
+            (&five["instance"]["name"], &five["count"], &five["first"]),
+            (&json!("web-{n}"), &json!(5), &json!(3))
+        );
+        let pattern = body("create w{n}x --count 5 --site bj-1 --image d").unwrap();
+        assert_eq!(pattern["instance"]["name"], "w{n}x");
+        let two = body("create a b --site bj-1 --image d").unwrap();
+        assert_eq!(
+            (&two["names"], &two["instance"]["name"]),
+            (&json!(["a", "b"]), &Value::Null)
+        );
+        assert!(body("create a b --count 2 --site bj-1 --image d").is_err());
+    }
+
+    #[test]
     fn an_ssh_key_is_a_file_or_a_name() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("id.pub");
@@ -454,46 +505,8 @@ mod tests {
         }))
     }
 
-    const CASES: [(&str, &str); 12] = [
-        ("start web-1", "POST /api/v1/instances/web-1/start {}"),
-        (
-            "stop web-1 --grace 5",
-            "POST /api/v1/instances/web-1/stop?grace_s=5 {}",
-        ),
-        (
-            "restart web-1",
-            "POST /api/v1/instances/web-1/restart?grace_s=60 {}",
-        ),
-        ("reinstall web-1", "POST /api/v1/instances/web-1/reinstall {}"),
-        (
-            "rename web-1 shop",
-            r#"PATCH /api/v1/instances/web-1 {"name":"shop"}"#,
-        ),
-        (
-            "rescue web-1 --ssh-key laptop",
-            r#"POST /api/v1/instances/web-1/rescue {"ssh_keys":["laptop"]}"#,
-        ),
-        (
-            "reset-password web-1 --user ops",
-            r#"POST /api/v1/instances/web-1/reset-password {"password":null,"user":"ops"}"#,
-        ),
-        (
-            "reinstall web-1 --wipe-data-disks",
-            r#"POST /api/v1/instances/web-1/reinstall {"wipe_data_disks":true}"#,
-        ),
-        ("lock web-1", r#"PATCH /api/v1/instances/web-1 {"locked":true}"#),
-        (
-            "unlock web-1",
-            r#"PATCH /api/v1/instances/web-1 {"locked":false}"#,
-        ),
-        ("delete web-1", "DELETE /api/v1/instances/web-1 "),
-        (
-            "list --project web --state failed",
-            "GET /api/v1/instances?limit=1000&project=web&state=failed ",
-        ),
-    ];
-
     #[tokio::test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     async fn each_verb_is_one_call_and_waiting_ends_with_the_job() {
         slipway_bus::tls::install_provider();
         let asked = Asked::default();
@@ -504,7 +517,57 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let client = Client::new(&url, None).unwrap();
-        for (words, expected) in CASES {
+        let cases = [
+            ("start web-1", "POST /api/v1/instances/web-1/start {}"),
+            (
+                "stop web-1 --grace 5",
+                "POST /api/v1/instances/web-1/stop?grace_s=5 {}",
+            ),
+            (
+                "restart web-1",
+                "POST /api/v1/instances/web-1/restart?grace_s=60 {}",
+            ),
+            ("reinstall web-1", "POST /api/v1/instances/web-1/reinstall {}"),
+            (
+                "rename web-1 shop",
+                r#"PATCH /api/v1/instances/web-1 {"name":"shop"}"#,
+            ),
+            ("lock web-1", r#"PATCH /api/v1/instances/web-1 {"locked":true}"#),
+            (
+                "unlock web-1",
+                r#"PATCH /api/v1/instances/web-1 {"locked":false}"#,
+            ),
+            ("delete web-1", "DELETE /api/v1/instances/web-1 "),
+            (
+                "rescue web-1 --ssh-key laptop",
+                r#"POST /api/v1/instances/web-1/rescue {"ssh_keys":["laptop"]}"#,
+            ),
+            (
+                "reset-password web-1 --user ops",
+                r#"POST /api/v1/instances/web-1/reset-password {"password":null,"user":"ops"}"#,
+            ),
+            (
+                "reinstall web-1 --wipe-data-disks",
+                r#"POST /api/v1/instances/web-1/reinstall {"wipe_data_disks":true}"#,
+            ),
+            (
+                "stop web-1 web-2 --grace 5",
+                r#"POST /api/v1/instances/batch/stop {"grace_s":5,"instances":["web-1","web-2"]}"#,
+            ),
+            (
+                "delete web-1 web-2",
+                r#"POST /api/v1/instances/batch/release {"instances":["web-1","web-2"]}"#,
+            ),
+            (
+                "reinstall a b --image d13",
+                r#"POST /api/v1/instances/batch/reinstall {"instances":["a","b"],"reinstall":{"image":"d13"}}"#,
+            ),
+            (
+                "list --project web --state failed",
+                "GET /api/v1/instances?limit=1000&project=web&state=failed ",
+            ),
+        ];
+        for (words, expected) in cases {
             run(&client, Format::Table, parse(words)).await.unwrap();
             assert_eq!(asked.lock().unwrap().split_off(0), [expected], "{words}");
         }

@@ -8,15 +8,20 @@ mod commands;
 mod config;
 mod events;
 mod jobs;
+mod labels;
 mod life;
+mod machine_types;
+mod machines;
 mod output;
 mod progress;
 mod session;
 mod sites;
 mod sso;
+mod stock;
 mod terminal;
 mod watch;
 mod webhooks;
+mod work;
 
 use std::process::ExitCode;
 

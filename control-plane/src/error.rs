@@ -59,7 +59,9 @@ pub struct Problem {
 }
 
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    /// The status it is answered with.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Bad(..) => StatusCode::BAD_REQUEST,
             Self::NotFound(..) => StatusCode::NOT_FOUND,
@@ -70,6 +72,13 @@ impl ApiError {
             Self::Changed => StatusCode::PRECONDITION_FAILED,
             Self::Upstream(..) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Logs what is our fault, with all its causes; the caller is told none of them.
+    pub fn log(&self) {
+        if let Self::Internal(source) = self {
+            tracing::error!(error = %chain(source.as_ref()), "a request failed");
         }
     }
 
@@ -90,9 +99,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Internal(source) = &self {
-            tracing::error!(error = %chain(source.as_ref()), "a request failed");
-        }
+        self.log();
         let status = self.status();
         let problem = Problem {
             kind: "about:blank",

@@ -20,8 +20,8 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, alerts, audit, events, images, instances, jobs, machines, projects, rescue,
-        sites, sso, users, webhooks,
+        NO_NUL, access, account, alerts, audit, events, images, instance_batches, instances, jobs,
+        machine_types, machines, projects, rescue, sites, sso, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -131,14 +131,25 @@ fn guarded_routes() -> Routes {
         .routes(routes!(sites::get, sites::update, sites::delete))
         .routes(routes!(sites::token))
         .routes(routes!(machines::create, machines::list))
-        .routes(routes!(machines::get, machines::delete))
+        .routes(routes!(machines::get, machines::update, machines::delete))
+        .routes(routes!(machines::move_by))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))
         .routes(routes!(machines::discovered))
+        .routes(routes!(stock::list))
+        .routes(routes!(machine_types::list))
+        .routes(routes!(
+            machine_types::get,
+            machine_types::put,
+            machine_types::delete
+        ))
+        .routes(routes!(machine_types::preview))
         .routes(routes!(images::upload, images::list))
         .routes(routes!(images::get, images::delete))
         .routes(routes!(instances::create, instances::list))
+        .routes(routes!(instance_batches::create))
+        .routes(routes!(instance_batches::begin))
         .routes(routes!(instances::get, instances::update, instances::delete))
         .routes(routes!(instances::start))
         .routes(routes!(instances::stop))

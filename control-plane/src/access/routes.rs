@@ -100,8 +100,18 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/machines", Permission(P::MachinesWrite)),
     ("GET", "/api/v1/machines/{machine}", Permission(P::MachinesRead)),
     (
+        "PATCH",
+        "/api/v1/machines/{machine}",
+        Permission(P::MachinesWrite),
+    ),
+    (
         "DELETE",
         "/api/v1/machines/{machine}",
+        Permission(P::MachinesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/machines/{machine}/{move}",
         Permission(P::MachinesWrite),
     ),
     (
@@ -120,6 +130,28 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::MachinesRead),
     ),
     ("GET", "/api/v1/discovered", Permission(P::MachinesRead)),
+    ("GET", "/api/v1/stock", Permission(P::MachinesRead)),
+    ("GET", "/api/v1/machine-types", Permission(P::MachinesRead)),
+    (
+        "GET",
+        "/api/v1/machine-types/{machine_type}",
+        Permission(P::MachinesRead),
+    ),
+    (
+        "PUT",
+        "/api/v1/machine-types/{machine_type}",
+        Global(P::MachinesWrite),
+    ),
+    (
+        "DELETE",
+        "/api/v1/machine-types/{machine_type}",
+        Global(P::MachinesWrite),
+    ),
+    (
+        "POST",
+        "/api/v1/machine-types/{machine_type}/preview",
+        Permission(P::MachinesRead),
+    ),
     ("GET", "/api/v1/events", Permission(P::EventsRead)),
     (
         "GET",
@@ -202,6 +234,12 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     (
         "POST",
         "/api/v1/instances/{instance}/reset-password",
+        Permission(P::InstancesWrite),
+    ),
+    ("POST", "/api/v1/instances/batch", Permission(P::InstancesWrite)),
+    (
+        "POST",
+        "/api/v1/instances/batch/{verb}",
         Permission(P::InstancesWrite),
     ),
     ("POST", "/api/v1/jobs/{job}/retry", Permission(P::JobsWrite)),

@@ -1,6 +1,9 @@
 //! `/api/v1/instances`
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -46,13 +49,21 @@ pub struct NewInstanceBody {
     #[serde(default)]
     pub priority: i64,
     /// Host name.
+    #[serde(default)]
+    #[schema(required = true)]
     pub name: String,
     /// Where.
     pub site: String,
     /// Image by id or name.
     pub image: String,
-    /// A machine by id or name; any free one otherwise.
+    /// A machine by id or name; any free one that fits otherwise.
     pub machine: Option<String>,
+    /// Only a machine of this type.
+    #[serde(default)]
+    pub machine_type: Option<String>,
+    /// Only a machine with these labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Which disk; it must fit exactly one. A kernel name such as sda cannot be given.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -190,6 +201,15 @@ pub(super) async fn accepted(
     })
 }
 
+/// The same for many, by three queries.
+pub(super) async fn accepted_all(app: &App, made: Vec<(Instance, Job)>) -> Result<Vec<Accepted>, ApiError> {
+    let (instances, jobs): (Vec<Instance>, Vec<Job>) = made.into_iter().unzip();
+    let views = app.store.read(move |db| views(db, instances)).await?;
+    let jobs = jobs.into_iter().map(|job| super::jobs::view((job, None)));
+    let pairs = views.into_iter().zip(jobs);
+    Ok(pairs.map(|(instance, job)| Accepted { instance, job }).collect())
+}
+
 fn answer(accepted: &Accepted) -> Response {
     let location = format!("/api/v1/jobs/{}", accepted.job.id);
     (
@@ -210,28 +230,39 @@ pub async fn create(
     headers: HeaderMap,
     Body(new): Body<NewInstanceBody>,
 ) -> Result<Response, ApiError> {
-    let request = serde_json::to_vec(&new).map_err(|e| ApiError::Internal(e.into()))?;
-    let repeatable = headers
-        .get("idempotency-key")
-        .and_then(|v| v.to_str().ok())
-        .map(|key| Repeatable {
-            key: key.to_owned(),
-            request: Digest::of(&request).to_string(),
-        });
-    let new = NewInstance {
+    let repeatable = repeatable(&headers, &new)?;
+    let new = into_new(vec![new.name.clone()], new)?;
+    let mut made = domain::instances::create(&app, &caller, new, repeatable).await?;
+    let lost = || ApiError::Internal("no instance was made, and nothing said why".into());
+    Ok(answer(&accepted(&app, made.pop().ok_or_else(lost)?).await?))
+}
+
+/// The sender's key, if the request has one.
+pub(super) fn repeatable(headers: &HeaderMap, body: &impl Serialize) -> Result<Option<Repeatable>, ApiError> {
+    let request = serde_json::to_vec(body).map_err(|e| ApiError::Internal(e.into()))?;
+    let key = headers.get("idempotency-key").and_then(|v| v.to_str().ok());
+    Ok(key.map(|key| Repeatable {
+        key: key.to_owned(),
+        request: Digest::of(&request).to_string(),
+    }))
+}
+
+/// What is asked for, under these names.
+pub(super) fn into_new(names: Vec<String>, new: NewInstanceBody) -> Result<NewInstance, ApiError> {
+    Ok(NewInstance {
         project: new.project,
         priority: new.priority,
-        name: new.name,
+        names,
         site: parse("name", &new.site)?,
         machine: new.machine,
+        machine_type: new.machine_type,
+        labels: new.labels,
         image: new.image,
         disk: new.disk,
         user: new.user,
         ssh_keys: new.ssh_keys,
         user_data: new.user_data.map(Secret::new),
-    };
-    let made = domain::instances::create(&app, &caller, new, repeatable).await?;
-    Ok(answer(&accepted(&app, made).await?))
+    })
 }
 
 /// Which instances.
@@ -348,7 +379,7 @@ pub struct Grace {
 }
 
 impl Grace {
-    fn seconds(&self) -> Result<u32, ApiError> {
+    pub(super) fn seconds(&self) -> Result<u32, ApiError> {
         let seconds = self.grace_s.unwrap_or(60);
         if seconds > 3600 {
             return Err(ApiError::Bad("grace_s", "a grace is at most 3600 s".to_owned()));
@@ -384,7 +415,7 @@ pub async fn restart(
 }
 
 /// What an instance is installed anew with; what is left out stays.
-#[derive(Default, Deserialize, ToSchema)]
+#[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReinstallBody {
     /// Image by id or name.
@@ -402,6 +433,19 @@ pub struct ReinstallBody {
     pub wipe_data_disks: bool,
 }
 
+impl From<ReinstallBody> for Anew {
+    fn from(body: ReinstallBody) -> Self {
+        Self {
+            image: body.image,
+            disk: body.disk,
+            user: body.user,
+            ssh_keys: body.ssh_keys,
+            user_data: body.user_data.map(Secret::new),
+            wipe_data_disks: body.wipe_data_disks,
+        }
+    }
+}
+
 /// Installs an instance anew on its machine. Only the disk that is chosen is written, unless the others are to be wiped.
 #[utoipa::path(post, path = "/api/v1/instances/{instance}/reinstall", tag = "instances",
     params(("instance" = String, Path)), request_body = ReinstallBody,
@@ -412,13 +456,5 @@ pub async fn reinstall(
     Path(key): Path<String>,
     Body(body): Body<ReinstallBody>,
 ) -> Result<Response, ApiError> {
-    let anew = Anew {
-        image: body.image,
-        disk: body.disk,
-        user: body.user,
-        ssh_keys: body.ssh_keys,
-        user_data: body.user_data.map(Secret::new),
-        wipe_data_disks: body.wipe_data_disks,
-    };
-    begin(&app, &caller, key, Work::Reinstall(Box::new(anew))).await
+    begin(&app, &caller, key, Work::Reinstall(Box::new(body.into()))).await
 }

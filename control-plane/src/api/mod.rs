@@ -6,13 +6,16 @@ pub mod alerts;
 pub mod audit;
 pub mod events;
 pub mod images;
+pub mod instance_batches;
 pub mod instances;
 pub mod jobs;
+pub mod machine_types;
 pub mod machines;
 pub mod projects;
 pub mod rescue;
 pub mod sites;
 pub mod sso;
+pub mod stock;
 pub mod users;
 pub mod webhooks;
 
@@ -20,7 +23,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderMap, request::Parts},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
@@ -118,6 +121,11 @@ macro_rules! parameters {
 
 parameters!(Query, "query");
 parameters!(Path, "path");
+
+/// Tells a field that is null from one that is left out: `Some(None)` from `None`.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
 
 /// The revision in `If-Match`, if one is given.
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

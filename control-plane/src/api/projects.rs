@@ -47,6 +47,8 @@ pub struct QuotaView {
     pub machine_type: String,
     /// At most.
     pub machines: i64,
+    /// How many it holds, those it waits for included.
+    pub used: i64,
 }
 
 /// A project.
@@ -76,17 +78,21 @@ fn view(db: &mut Database, project: Project) -> StoreResult<ProjectView> {
             role: grant.role,
         });
     }
-    let quotas = projects::quotas_of(db, &project.id)?.into_iter();
-    let quota = |(machine_type, machines)| QuotaView {
-        machine_type,
-        machines,
-    };
+    let mut quotas = Vec::new();
+    for (machine_type, machines) in projects::quotas_of(db, &project.id)? {
+        let used = projects::instances_of_type(db, &project.id, &machine_type)?;
+        quotas.push(QuotaView {
+            machine_type,
+            machines,
+            used,
+        });
+    }
     Ok(ProjectView {
         instances: projects::instances_of(db, &project.id)?,
         id: project.id,
         description: project.description,
         members,
-        quotas: quotas.map(quota).collect(),
+        quotas,
         created_at: project.created_at,
     })
 }

@@ -123,16 +123,8 @@ pub fn take_report(
         let event = job.iter().fold(event, NewEvent::on);
         events::append(db, &event)?;
     }
-    if let Some(inventory) = &report.inventory
-        && let Some(mut machine) = machines::get(db, &report.machine.to_string())?
-        && machine.details.inventory.as_ref() != Some(inventory)
-    {
-        machine.details.inventory = Some(inventory.clone());
-        machines::set_details(db, machine.id, &machine.details)?;
-        let event = NewEvent::new("machine.inventory", now)
-            .site(site)
-            .machine(machine.id);
-        events::append(db, &event.job(report.job))?;
+    if let Some(inventory) = &report.inventory {
+        super::machines::found(db, (report.machine, report.job), inventory, now)?;
     }
     if let Some(end) = job_end(&report.outcome)
         && !taken_up_since(db, report)?
@@ -193,6 +185,7 @@ fn finish(
     if let Some(machine) = job.machine.or(instance.machine) {
         let state = machine_after(next);
         if machines::leave(db, machine, job.id, state)? {
+            let state = super::machines::settled(db, machine, state)?;
             let left = ended("machine.left".to_owned()).machine(machine);
             events::append(db, &left.entered(&state)?)?;
         }

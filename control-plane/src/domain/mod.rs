@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod events;
 pub mod instances;
 pub mod jobs;
+pub mod machine_types;
 pub mod machines;
 pub mod measures;
 pub mod projects;

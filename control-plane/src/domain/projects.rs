@@ -11,6 +11,7 @@ use crate::{
     store::{
         Database,
         audit::{self, Change},
+        machine_types,
         projects::{self, Project},
         users::{self, Grant},
     },
@@ -196,8 +197,7 @@ pub async fn remove_member(app: &App, caller: &Caller, id: String, user: String)
         .await
 }
 
-/// Sets how many machines of a type (`*`: of all together, and the only one yet) a project may hold; none takes the limit
-/// away.
+/// Sets how many machines of a type (`*`: of all together) a project may hold; none takes the limit away.
 ///
 /// # Errors
 /// When there is no such project or type.
@@ -208,16 +208,15 @@ pub async fn set_quota(
     machine_type: String,
     machines: Option<u32>,
 ) -> Result<(), ApiError> {
-    if machine_type != projects::ALL_TYPES {
-        let detail = "there are no machine types yet: `*` counts the machines of all together".to_owned();
-        return Err(ApiError::Bad("machine_type", detail));
-    }
     let (caller, now) = (caller.clone(), (app.now)());
     app.store
         .transaction(move |db| {
             get(db, &caller, &id)?;
             // A project's own members do not set their own limits, unless a role of theirs says so.
             caller.require(Permission::QuotasWrite, Target::project(&id))?;
+            if machine_type != projects::ALL_TYPES && machine_types::get(db, &machine_type)?.is_none() {
+                return Err(ApiError::NotFound("machine type", machine_type));
+            }
             let former = projects::quotas_of(db, &id)?;
             let former = former
                 .into_iter()

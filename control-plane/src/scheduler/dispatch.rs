@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt as _;
-use slipway_protocol::ids::{InstanceId, JobId, SiteId};
+use slipway_protocol::ids::{ImageId, InstanceId, JobId, SiteId};
 use tracing::{debug, error, info};
 
 use super::plan::{Candidate, Standing, plan};
@@ -119,14 +119,23 @@ async fn tell(app: &App, told: &mut Told, why: Told) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// What those have in common that the same machines will do for: project, image, type and labels.
+type Alike = (String, ImageId, Option<String>, BTreeMap<String, String>);
+
+fn alike(instance: &Instance) -> Alike {
+    let (machine_type, labels) = (instance.wish.machine_type.clone(), instance.wish.labels.clone());
+    (instance.project.clone(), instance.image, machine_type, labels)
+}
+
 /// Dispatches what may go at one site; answers who could not, and why.
 async fn dispatch_at_site(app: &App, waiting: Vec<Instance>) -> Vec<(InstanceId, String)> {
     let mut refused = Vec::new();
-    let mut full: Option<String> = None;
+    let mut full: HashMap<Alike, String> = HashMap::new();
     for instance in waiting {
-        // A site without a free machine has none for the next one either; there may be thousands that wait.
+        // A site without a free machine has none for the next one that asks for the same; there may be thousands that wait.
         let any_machine = instance.wish.machine.is_none();
-        if let Some(why) = full.as_ref().filter(|_| any_machine) {
+        let alike = any_machine.then(|| alike(&instance));
+        if let Some(why) = alike.as_ref().and_then(|alike| full.get(alike)) {
             refused.push((instance.id, why.clone()));
             continue;
         }
@@ -135,7 +144,9 @@ async fn dispatch_at_site(app: &App, waiting: Vec<Instance>) -> Vec<(InstanceId,
             Ok(Err(why)) => {
                 debug!(instance = %instance.id, why, "waiting");
                 refused.push((instance.id, why.clone()));
-                full = full.or(Some(why).filter(|_| any_machine));
+                if let Some(alike) = alike {
+                    full.insert(alike, why);
+                }
             }
             // One that cannot be dispatched must not hold up all that came after it.
             Err(failure) => {

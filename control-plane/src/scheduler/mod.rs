@@ -1,6 +1,7 @@
 //! The scheduler: one reconciler a file, woken by a word and by a tick, taking no input. What happens after a crash is
 //! what happens every few seconds.
 
+mod classify;
 mod deadlines;
 mod dispatch;
 pub mod plan;
@@ -32,6 +33,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         // A word says that there is something to dispatch; it does not make time pass faster.
         if woken_by_tick {
             tell(deadlines::reconcile(&app).await);
+            tell(classify::reconcile(&app).await);
         }
     }
 }

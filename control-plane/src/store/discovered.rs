@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use slipway_protocol::{
     ids::{MacAddr, SiteId},
+    inventory::Inventory,
     report::MachineSeen,
 };
 
@@ -51,6 +52,32 @@ pub fn put(
             .execute(connection)?;
     }
     Ok(former.is_none())
+}
+
+/// The newest inventory that an agent found at a site through one of the ports, if one did.
+///
+/// # Errors
+/// When the database fails.
+pub fn inventory_of(
+    connection: &mut Database,
+    site: &SiteId,
+    ports: &[MacAddr],
+) -> StoreResult<Option<Inventory>> {
+    use discovered::dsl;
+    let keys: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    let rows: Vec<String> = dsl::discovered
+        .filter(dsl::site.eq(site.as_str()))
+        .filter(dsl::mac.eq_any(keys))
+        .order(dsl::seen_at.desc())
+        .select(dsl::seen)
+        .load(connection)?;
+    for text in rows {
+        let seen: MachineSeen = from_json(&text)?;
+        if seen.inventory.is_some() {
+            return Ok(seen.inventory);
+        }
+    }
+    Ok(None)
 }
 
 /// All that no machine's port is: site, port, sighting.

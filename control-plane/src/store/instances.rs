@@ -1,5 +1,7 @@
 //! Instances: what tenants asked for.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -17,10 +19,16 @@ use crate::{
 };
 
 /// What a tenant asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {
     /// A machine by name, or any.
     pub machine: Option<MachineId>,
+    /// A machine of this type.
+    #[serde(default)]
+    pub machine_type: Option<String>,
+    /// A machine with these labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Which disk.
     pub disk: DiskRule,
     /// The user to make.
@@ -70,10 +78,11 @@ type Row = (
     i64,
     String,
     bool,
+    Option<String>,
 );
 
 fn instance(row: Row) -> StoreResult<Instance> {
-    let (id, name, site, machine, image, state, job, wish, created_at, project, locked) = row;
+    let (id, name, site, machine, image, state, job, wish, created_at, project, locked, _) = row;
     Ok(Instance {
         id: parse(&id)?,
         name,
@@ -106,6 +115,7 @@ pub fn insert(connection: &mut Database, i: &Instance) -> StoreResult<()> {
         dsl::wish.eq(to_json(&i.wish)?),
         dsl::created_at.eq(micros(i.created_at)),
         dsl::project.eq(&i.project),
+        dsl::machine_type.eq(&i.wish.machine_type),
     );
     diesel::insert_into(dsl::instances)
         .values(row)
@@ -251,6 +261,18 @@ pub fn uses_image(connection: &mut Database, image: ImageId) -> StoreResult<bool
         .filter(dsl::image.eq(image.to_string()))
         .filter(dsl::state.ne(to_word(&InstanceState::Released)?));
     Ok(users.count().get_result::<i64>(connection)? > 0)
+}
+
+/// Counts an instance, until it has a machine, as one of a type that it did not ask for by name.
+///
+/// # Errors
+/// When the database fails.
+pub fn count_as(connection: &mut Database, id: InstanceId, machine_type: Option<&str>) -> StoreResult<()> {
+    use instances::dsl;
+    diesel::update(dsl::instances.find(id.to_string()))
+        .set(dsl::machine_type.eq(machine_type))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Moves an instance on, if it still is in `from`; `false` otherwise.

@@ -16,7 +16,7 @@ use slipway_protocol::{
 
 use super::{
     Database, StoreResult, from_json, from_word, micros, parse,
-    schema::{machines, macs},
+    schema::{machine_labels, machines, macs},
     time, to_json, to_word,
 };
 use crate::workflow::state::MachineState;
@@ -33,8 +33,8 @@ pub struct MachineDetails {
     /// For operators.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// The hardware an agent found.
-    #[serde(default)]
+    /// The hardware an agent found; a column of its own.
+    #[serde(skip)]
     pub inventory: Option<Inventory>,
 }
 
@@ -47,6 +47,28 @@ pub struct BmcDetails {
     pub address: SocketAddr,
     /// User name.
     pub username: String,
+}
+
+/// The type of a machine, and by whom it was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Class {
+    /// The type's name.
+    pub machine_type: Option<String>,
+    /// Whether an operator gave it; rules do not change it then.
+    pub pinned: bool,
+    /// Why there is none although types fit.
+    pub reason: Option<String>,
+    /// The revision of the types it was decided by.
+    pub revision: i64,
+}
+
+/// What keeps a machine out of use, or will.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Whether it is to be quarantined when its instance gives it back.
+    pub quarantine: bool,
 }
 
 /// A machine.
@@ -66,6 +88,10 @@ pub struct Machine {
     pub details: MachineDetails,
     /// BMC password, encrypted.
     pub bmc_password: Option<String>,
+    /// Its type.
+    pub class: Class,
+    /// What keeps it out of use.
+    pub hold: Hold,
     /// The job that works on it.
     pub live_job: Option<JobId>,
     /// Grows with each change by an operator.
@@ -74,7 +100,7 @@ pub struct Machine {
     pub created_at: DateTime<Utc>,
 }
 
-type Row = (
+pub(super) type Row = (
     String,
     String,
     String,
@@ -85,17 +111,39 @@ type Row = (
     Option<String>,
     i64,
     i64,
+    Option<String>,
+    Option<String>,
+    bool,
+    Option<String>,
+    i64,
+    Option<String>,
+    bool,
 );
 
-fn machine(row: Row) -> StoreResult<Machine> {
-    let (id, name, site, state, address, details, bmc_password, live_job, version, created_at) = row;
+pub(super) fn from_row(row: Row) -> StoreResult<Machine> {
+    let (id, name, site, state, address, details, bmc_password, live_job, version, created_at, ..) = row;
+    let (.., inventory, machine_type, pinned, reason, revision, held, quarantine) = row;
+    let details = MachineDetails {
+        inventory: inventory.map(|text| from_json(&text)).transpose()?,
+        ..from_json(&details)?
+    };
     Ok(Machine {
         id: parse(&id)?,
         name,
         site: parse(&site)?,
         state: from_word(&state)?,
         address: parse(&address)?,
-        details: from_json(&details)?,
+        details,
+        class: Class {
+            machine_type,
+            pinned,
+            reason,
+            revision,
+        },
+        hold: Hold {
+            reason: held,
+            quarantine,
+        },
         bmc_password,
         live_job: live_job.map(|job| parse(&job)).transpose()?,
         version: version.cast_unsigned(),
@@ -119,13 +167,44 @@ pub fn insert(connection: &mut Database, m: &Machine) -> StoreResult<()> {
         dsl::bmc_password.eq(&m.bmc_password),
         dsl::version.eq(1_i64),
         dsl::created_at.eq(micros(m.created_at)),
+        dsl::inventory.eq(m.details.inventory.as_ref().map(to_json).transpose()?),
+        dsl::machine_type.eq(&m.class.machine_type),
+        dsl::type_pinned.eq(m.class.pinned),
+        dsl::type_reason.eq(&m.class.reason),
+        dsl::typed_by.eq(m.class.revision),
+        dsl::reason.eq(&m.hold.reason),
+        dsl::quarantine.eq(m.hold.quarantine),
     );
     diesel::insert_into(dsl::machines)
         .values(row)
         .execute(connection)?;
+    put_macs(connection, m)?;
+    put_labels(connection, m.id, &m.details.labels)
+}
+
+/// Keeps the ports a second time, where each is there but once.
+fn put_macs(connection: &mut Database, m: &Machine) -> StoreResult<()> {
     for mac in &m.details.macs {
         let row = (macs::mac.eq(mac.to_string()), macs::machine.eq(m.id.to_string()));
         diesel::insert_into(macs::table).values(row).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Keeps labels a second time, where machines are found by them.
+fn put_labels(
+    connection: &mut Database,
+    id: MachineId,
+    labels: &BTreeMap<String, String>,
+) -> StoreResult<()> {
+    use machine_labels::dsl;
+    let id = id.to_string();
+    diesel::delete(dsl::machine_labels.filter(dsl::machine.eq(&id))).execute(connection)?;
+    for (name, value) in labels {
+        let row = (dsl::machine.eq(&id), dsl::name.eq(name), dsl::value.eq(value));
+        diesel::insert_into(dsl::machine_labels)
+            .values(row)
+            .execute(connection)?;
     }
     Ok(())
 }
@@ -137,7 +216,7 @@ pub fn insert(connection: &mut Database, m: &Machine) -> StoreResult<()> {
 pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Machine>> {
     use machines::dsl;
     let row = dsl::machines.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
-    row.first::<Row>(connection).optional()?.map(machine).transpose()
+    row.first::<Row>(connection).optional()?.map(from_row).transpose()
 }
 
 /// Up to `limit` machines whose name comes after `after`, by name, of the sites if some are given.
@@ -159,21 +238,7 @@ pub fn list(
     if let Some(sites) = sites {
         query = query.filter(dsl::site.eq_any(sites));
     }
-    query.load::<Row>(connection)?.into_iter().map(machine).collect()
-}
-
-/// A machine of the site that is free, if there is one.
-///
-/// # Errors
-/// When the database fails.
-pub fn any_available(connection: &mut Database, site: &SiteId) -> StoreResult<Option<Machine>> {
-    use machines::dsl;
-    let free = dsl::machines
-        .filter(dsl::site.eq(site.as_str()))
-        .filter(dsl::state.eq(to_word(&MachineState::Available)?))
-        .filter(dsl::live_job.is_null())
-        .order(dsl::name);
-    free.first::<Row>(connection).optional()?.map(machine).transpose()
+    query.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
 
 /// Gives a machine to a job, if it is in `from` and no job works on it; `false` otherwise.
@@ -206,16 +271,147 @@ pub fn leave(connection: &mut Database, id: MachineId, job: JobId, state: Machin
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
+/// Moves a machine that no job works on, if it is still where it was; `false` otherwise. The reason takes the place of
+/// the one it had.
+///
+/// # Errors
+/// When the database fails.
+pub fn advance(
+    connection: &mut Database,
+    id: MachineId,
+    (from, to): (MachineState, MachineState),
+    reason: Option<&str>,
+) -> StoreResult<bool> {
+    use machines::dsl;
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::state.eq(to_word(&from)?))
+        .filter(dsl::live_job.is_null());
+    let change = (
+        dsl::state.eq(to_word(&to)?),
+        dsl::reason.eq(reason),
+        dsl::quarantine.eq(false),
+    );
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Marks a machine that an instance holds, or takes the mark away; `false` if none holds it any more.
+///
+/// # Errors
+/// When the database fails.
+pub fn hold(connection: &mut Database, id: MachineId, hold: &Hold) -> StoreResult<bool> {
+    use machines::dsl;
+    let held = [
+        to_word(&MachineState::Allocated)?,
+        to_word(&MachineState::Erasing)?,
+    ];
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::state.eq_any(held).or(dsl::live_job.is_not_null()));
+    let change = (dsl::reason.eq(&hold.reason), dsl::quarantine.eq(hold.quarantine));
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Quarantines a machine that is free and was marked; `false` if it was not.
+///
+/// # Errors
+/// When the database fails.
+pub fn quarantine_if_marked(connection: &mut Database, id: MachineId) -> StoreResult<bool> {
+    use machines::dsl;
+    let row = dsl::machines
+        .find(id.to_string())
+        .filter(dsl::state.eq(to_word(&MachineState::Available)?))
+        .filter(dsl::quarantine.eq(true));
+    let change = (
+        dsl::state.eq(to_word(&MachineState::Quarantined)?),
+        dsl::quarantine.eq(false),
+    );
+    Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Sets what operators say of a machine, if it still has `version`; `false` otherwise.
+///
+/// # Errors
+/// [`super::StoreError::Taken`] when its name, address or a port is taken.
+pub fn update(connection: &mut Database, m: &Machine, version: u64) -> StoreResult<bool> {
+    use machines::dsl;
+    let version = version.cast_signed();
+    let row = dsl::machines
+        .find(m.id.to_string())
+        .filter(dsl::version.eq(version));
+    let change = (
+        dsl::name.eq(&m.name),
+        dsl::address.eq(m.address.to_string()),
+        dsl::details.eq(to_json(&m.details)?),
+        dsl::bmc_password.eq(&m.bmc_password),
+        dsl::version.eq(version.saturating_add(1)),
+    );
+    if diesel::update(row).set(change).execute(connection)? == 0 {
+        return Ok(false);
+    }
+    diesel::delete(macs::table.filter(macs::machine.eq(m.id.to_string()))).execute(connection)?;
+    put_macs(connection, m)?;
+    put_labels(connection, m.id, &m.details.labels)?;
+    Ok(true)
+}
+
 /// Notes the hardware an agent found.
 ///
 /// # Errors
 /// When the database fails.
-pub fn set_details(connection: &mut Database, id: MachineId, details: &MachineDetails) -> StoreResult<()> {
+pub fn set_inventory(connection: &mut Database, id: MachineId, inventory: &Inventory) -> StoreResult<()> {
     use machines::dsl;
     diesel::update(dsl::machines.find(id.to_string()))
-        .set(dsl::details.eq(to_json(details)?))
+        .set(dsl::inventory.eq(Some(to_json(inventory)?)))
         .execute(connection)?;
     Ok(())
+}
+
+/// Sets the type of a machine that rules decide for, or one that an operator gives.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_class(connection: &mut Database, id: MachineId, class: &Class) -> StoreResult<()> {
+    use machines::dsl;
+    let row = dsl::machines.find(id.to_string());
+    let change = (
+        dsl::machine_type.eq(&class.machine_type),
+        dsl::type_pinned.eq(class.pinned),
+        dsl::type_reason.eq(&class.reason),
+        dsl::typed_by.eq(class.revision),
+    );
+    diesel::update(row).set(change).execute(connection)?;
+    Ok(())
+}
+
+/// The same for a machine whose type was decided by an older revision, if that is still so: who knows the machine better
+/// may have come between.
+///
+/// # Errors
+/// When the database fails.
+pub fn reclass(connection: &mut Database, m: &Machine, class: &Class) -> StoreResult<()> {
+    use machines::dsl;
+    let row = dsl::machines
+        .find(m.id.to_string())
+        .filter(dsl::typed_by.eq(m.class.revision))
+        .filter(dsl::type_pinned.eq(m.class.pinned));
+    let change = (
+        dsl::machine_type.eq(&class.machine_type),
+        dsl::type_reason.eq(&class.reason),
+        dsl::typed_by.eq(class.revision),
+    );
+    diesel::update(row).set(change).execute(connection)?;
+    Ok(())
+}
+
+/// Up to `limit` machines whose type was decided by an older revision than `revision`.
+///
+/// # Errors
+/// When the database fails.
+pub fn classed_before(connection: &mut Database, revision: i64, limit: i64) -> StoreResult<Vec<Machine>> {
+    use machines::dsl;
+    let rows = dsl::machines.filter(dsl::typed_by.lt(revision)).limit(limit);
+    rows.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
 
 /// The addresses taken at a site.

@@ -5,7 +5,7 @@ use diesel::prelude::*;
 
 use super::{
     Database, StoreResult, micros,
-    schema::{instances, projects, quotas},
+    schema::{instances, machines, projects, quotas},
     time, to_word,
 };
 use crate::workflow::state::InstanceState;
@@ -106,6 +106,54 @@ pub fn instances_of(db: &mut Database, id: &str) -> StoreResult<i64> {
         .filter(instances::project.eq(id))
         .filter(instances::state.ne(to_word(&InstanceState::Released)?));
     Ok(rows.count().get_result(db)?)
+}
+
+/// How many instances of a project that are not given back are on a machine of a type, or wait for one.
+///
+/// # Errors
+/// When the database fails.
+pub fn instances_of_type(db: &mut Database, id: &str, machine_type: &str) -> StoreResult<i64> {
+    if machine_type == ALL_TYPES {
+        return instances_of(db, id);
+    }
+    let released = to_word(&InstanceState::Released)?;
+    let theirs = instances::table
+        .filter(instances::project.eq(id))
+        .filter(instances::state.ne(released));
+    let of_type = machines::table
+        .filter(machines::machine_type.eq(machine_type))
+        .select(machines::id.nullable());
+    let on: i64 = theirs
+        .clone()
+        .filter(instances::machine.eq_any(of_type))
+        .count()
+        .get_result(db)?;
+    let waiting: i64 = theirs
+        .filter(instances::machine.is_null())
+        .filter(instances::machine_type.eq(machine_type))
+        .count()
+        .get_result(db)?;
+    Ok(on + waiting)
+}
+
+/// A project that has a quota of a type, if there is one.
+///
+/// # Errors
+/// When the database fails.
+pub fn with_quota_of(db: &mut Database, machine_type: &str) -> StoreResult<Option<String>> {
+    let rows = quotas::table.filter(quotas::machine_type.eq(machine_type));
+    Ok(rows.select(quotas::project).first(db).optional()?)
+}
+
+/// Holds a project's row until the transaction ends: who counts what it has counts alone.
+///
+/// # Errors
+/// When the database fails.
+pub fn hold(db: &mut Database, id: &str) -> StoreResult<()> {
+    diesel::update(projects::table.find(id))
+        .set(projects::id.eq(id))
+        .execute(db)?;
+    Ok(())
 }
 
 /// A project's quotas: machine type and most machines.

@@ -32,6 +32,23 @@ diesel::table! {
         live_job -> Nullable<Text>,
         version -> BigInt,
         created_at -> BigInt,
+        inventory -> Nullable<Text>,
+        machine_type -> Nullable<Text>,
+        type_pinned -> Bool,
+        type_reason -> Nullable<Text>,
+        typed_by -> BigInt,
+        reason -> Nullable<Text>,
+        quarantine -> Bool,
+    }
+}
+diesel::table! { machine_labels (machine, name) { machine -> Text, name -> Text, value -> Text, } }
+diesel::table! {
+    machine_types (name) {
+        name -> Text,
+        description -> Text,
+        priority -> BigInt,
+        rules -> Text,
+        created_at -> BigInt,
     }
 }
 diesel::table! { macs (mac) { mac -> Text, machine -> Text, } }
@@ -49,6 +66,7 @@ diesel::table! {
         created_at -> BigInt,
         project -> Text,
         locked -> Bool,
+        machine_type -> Nullable<Text>,
     }
 }
 diesel::table! {
@@ -139,6 +157,7 @@ diesel::table! {
 }
 diesel::allow_tables_to_appear_in_same_query!(instances, jobs);
 diesel::allow_tables_to_appear_in_same_query!(orders, jobs, reports);
+diesel::allow_tables_to_appear_in_same_query!(instances, machines);
 diesel::joinable!(grants -> users (holder));
 diesel::allow_tables_to_appear_in_same_query!(grants, users);
 diesel::table! {
@@ -225,3 +244,4 @@ diesel::table! {
 diesel::table! { traces (job) { job -> Text, parent -> Text, ordered_at -> Nullable<BigInt>, } }
 diesel::table! { leases (name) { name -> Text, holder -> Text, until -> BigInt, } }
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);
+diesel::allow_tables_to_appear_in_same_query!(machine_labels, machines);

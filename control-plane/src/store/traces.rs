@@ -149,12 +149,11 @@ pub fn ended(
     let Some((trace, _)) = of(db, &id)? else {
         return Ok(());
     };
-    let word = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
     telemetry::note(Span {
         trace: trace.trace,
         id: job_span(&id),
         parent: Some(trace.span),
-        name: format!("job {}", word(&job.kind)),
+        name: format!("job {}", job.kind.word()),
         kind: Kind::Internal,
         start: job.created_at,
         end: now,
@@ -162,7 +161,7 @@ pub fn ended(
             ("slipway.job", id),
             ("slipway.site", job.site.to_string()),
             ("slipway.instance", job.instance.to_string()),
-            ("slipway.outcome", word(&end)),
+            ("slipway.outcome", end.word().to_owned()),
         ],
         failure: (end != JobState::Done).then(|| words(failure)),
     });

@@ -282,6 +282,107 @@ pub fn after(state: InstanceState, event: InstanceEvent) -> Option<InstanceState
         .map(|(_, _, to)| *to)
 }
 
+/// What happens to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MachineEvent {
+    /// An operator takes it off the shelf: it is kept, and given to nobody.
+    Shelve,
+    /// An operator gives it out.
+    Unshelve,
+    /// An operator works on it.
+    Maintain,
+    /// Something is wrong with it.
+    Quarantine,
+    /// It is well again.
+    Return,
+    /// It is gone for good.
+    Retire,
+    /// An instance takes it.
+    Taken,
+    /// Its instance is given back; its disks are erased first.
+    Erase,
+    /// Its instance gave it back.
+    Freed,
+    /// Its instance gave it back, and somebody had marked it to be quarantined.
+    FreedMarked,
+}
+
+impl MachineEvent {
+    /// What operators ask for.
+    pub const BY_HAND: [Self; 6] = [
+        Self::Shelve,
+        Self::Unshelve,
+        Self::Maintain,
+        Self::Quarantine,
+        Self::Return,
+        Self::Retire,
+    ];
+
+    /// As it stands in addresses and in the audit log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Shelve => "shelve",
+            Self::Unshelve => "unshelve",
+            Self::Maintain => "maintenance",
+            Self::Quarantine => "quarantine",
+            Self::Return => "return",
+            Self::Retire => "retire",
+            Self::Taken => "taken",
+            Self::Erase => "erase",
+            Self::Freed => "freed",
+            Self::FreedMarked => "freed_marked",
+        }
+    }
+}
+
+use MachineEvent as E;
+use MachineState as M;
+
+/// Every move of a machine; what is not here does not happen. No row has `discovered` or `inspecting` yet; both have
+/// their way out all the same.
+pub const MACHINE_MOVES: [(MachineState, MachineEvent, MachineState); 30] = [
+    (M::Discovered, E::Shelve, M::Enrolled),
+    (M::Discovered, E::Retire, M::Retired),
+    (M::Enrolled, E::Unshelve, M::Available),
+    (M::Enrolled, E::Maintain, M::Maintenance),
+    (M::Enrolled, E::Quarantine, M::Quarantined),
+    (M::Enrolled, E::Retire, M::Retired),
+    (M::Inspecting, E::Shelve, M::Enrolled),
+    (M::Inspecting, E::Unshelve, M::Available),
+    (M::Inspecting, E::Maintain, M::Maintenance),
+    (M::Inspecting, E::Quarantine, M::Quarantined),
+    (M::Inspecting, E::Retire, M::Retired),
+    (M::Available, E::Shelve, M::Enrolled),
+    (M::Available, E::Maintain, M::Maintenance),
+    (M::Available, E::Quarantine, M::Quarantined),
+    (M::Available, E::Retire, M::Retired),
+    (M::Available, E::Taken, M::Allocated),
+    (M::Maintenance, E::Return, M::Available),
+    (M::Maintenance, E::Shelve, M::Enrolled),
+    (M::Maintenance, E::Quarantine, M::Quarantined),
+    (M::Maintenance, E::Retire, M::Retired),
+    (M::Quarantined, E::Return, M::Available),
+    (M::Quarantined, E::Shelve, M::Enrolled),
+    (M::Quarantined, E::Maintain, M::Maintenance),
+    (M::Quarantined, E::Retire, M::Retired),
+    (M::Allocated, E::Taken, M::Allocated),
+    (M::Allocated, E::Erase, M::Erasing),
+    (M::Allocated, E::Freed, M::Available),
+    (M::Allocated, E::FreedMarked, M::Quarantined),
+    (M::Erasing, E::Freed, M::Available),
+    (M::Erasing, E::FreedMarked, M::Quarantined),
+];
+
+/// The state of a machine after an event, if the event has a meaning there.
+#[must_use]
+pub fn machine_moves(state: MachineState, event: MachineEvent) -> Option<MachineState> {
+    MACHINE_MOVES
+        .iter()
+        .find(|(from, on, _)| *from == state && *on == event)
+        .map(|(_, _, to)| *to)
+}
+
 /// The end of a job by its report, if the report has one.
 #[must_use]
 pub fn job_end(outcome: &Outcome) -> Option<JobState> {
@@ -373,6 +474,59 @@ mod tests {
             }
         }
         assert!(reaches.values().all(|good| *good), "{reaches:?}");
+    }
+
+    const MACHINES: [MachineState; 9] = [
+        M::Discovered,
+        M::Enrolled,
+        M::Inspecting,
+        M::Available,
+        M::Allocated,
+        M::Erasing,
+        M::Maintenance,
+        M::Quarantined,
+        M::Retired,
+    ];
+
+    #[test]
+    fn machine_moves_are_a_function_and_no_state_but_the_last_keeps_a_machine() {
+        let mut seen = HashSet::new();
+        for (from, on, _) in MACHINE_MOVES {
+            assert!(seen.insert((from, on)), "{from:?} on {on:?} stands twice");
+        }
+        for state in MACHINES {
+            let left = MACHINE_MOVES
+                .iter()
+                .any(|(from, _, to)| *from == state && *to != state);
+            assert_eq!(left, state != M::Retired, "{state:?}");
+            let by_hand = E::BY_HAND
+                .iter()
+                .any(|event| machine_moves(state, *event).is_some());
+            let held = [M::Allocated, M::Erasing, M::Retired].contains(&state);
+            assert_eq!(
+                by_hand, !held,
+                "{state:?}: what an instance holds is left by its work alone"
+            );
+        }
+        let given = |(from, _, to): &(MachineState, MachineEvent, MachineState)| {
+            *to == M::Allocated && *from != M::Available && *from != M::Allocated
+        };
+        assert!(
+            !MACHINE_MOVES.iter().any(given),
+            "only what is available is given to an instance"
+        );
+        let words: HashSet<&str> = E::BY_HAND.iter().map(|event| event.word()).collect();
+        assert_eq!(words.len(), E::BY_HAND.len());
+    }
+
+    /// What the store does with machines under work is what the table says.
+    #[test]
+    fn the_end_of_work_is_in_the_table() {
+        assert_eq!(
+            machine_moves(M::Allocated, E::Freed),
+            Some(machine_after(S::Released))
+        );
+        assert_eq!(machine_moves(M::Allocated, E::FreedMarked), Some(M::Quarantined));
     }
 
     #[test]

@@ -67,6 +67,8 @@ fn machine() -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        class: machines::Class::default(),
+        hold: machines::Hold::default(),
         live_job: None,
         version: 1,
         created_at: at(0),
@@ -88,6 +90,7 @@ fn instance() -> Instance {
             user: "u".into(),
             ssh_keys: vec![],
             user_data: None,
+            ..Wish::default()
         },
         project: "default".into(),
         locked: false,

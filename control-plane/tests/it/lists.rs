@@ -49,6 +49,7 @@ fn instance(n: u128, at_s: i64) -> Instance {
             user: "u".into(),
             ssh_keys: vec![],
             user_data: None,
+            ..Wish::default()
         },
         created_at: DateTime::from_timestamp(at_s, 0).unwrap(),
         project: "default".into(),

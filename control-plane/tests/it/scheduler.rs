@@ -2,17 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use crate::common::on_each_database;
 use chrono::{DateTime, TimeDelta, Utc};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use slipway_control_plane::{
     app::App,
     config::Given,
-    scheduler,
+    domain, scheduler,
     store::{
-        Database, Store, StoreResult,
+        Database, Store, StoreError, StoreResult,
+        free::{self, Selector},
         instances::{self, Instance, Wish},
         jobs::{self, Job},
         machines::{self, Machine, MachineDetails},
+        projects,
         sites::{self, SiteSettings},
     },
     workflow::state::{InstanceState, JobKind, JobState, MachineState},
@@ -58,6 +61,8 @@ pub(crate) fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
             inventory: None,
         },
         bmc_password: None,
+        class: machines::Class::default(),
+        hold: machines::Hold::default(),
         live_job: None,
         version: 1,
         created_at: Utc::now(),
@@ -91,6 +96,7 @@ pub(crate) fn ask(
             user: "u".into(),
             ssh_keys: vec![],
             user_data: user_data.map(str::to_owned),
+            ..Wish::default()
         },
         project: "default".into(),
         locked: false,
@@ -154,4 +160,120 @@ async fn neither_a_full_site_nor_a_broken_wish_holds_up_another() {
     assert_eq!(job.state, JobState::Running);
     stop.cancel();
     scheduler.await.unwrap();
+}
+
+/// A machine of a type and with a label, as operators and rules left it.
+fn make_typed(db: &mut Database, n: u8, machine_type: &str, rack: &str) -> StoreResult<()> {
+    let machine = Machine {
+        id: MachineId(Uuid::from_u128(n.into())),
+        name: format!("m{n}"),
+        site: site("bj-1"),
+        state: MachineState::Available,
+        address: [192, 0, 2, n].into(),
+        details: MachineDetails {
+            macs: vec![MacAddr([2, 0, 0, 0, 0, n])],
+            firmware: FirmwareKind::Bios,
+            bmc: None,
+            labels: BTreeMap::from([("rack".to_owned(), rack.to_owned())]),
+            inventory: None,
+        },
+        bmc_password: None,
+        class: machines::Class {
+            machine_type: Some(machine_type.to_owned()),
+            ..machines::Class::default()
+        },
+        hold: machines::Hold::default(),
+        live_job: None,
+        version: 1,
+        created_at: Utc::now(),
+    };
+    machines::insert(db, &machine)
+}
+
+#[tokio::test]
+async fn a_free_machine_is_found_by_type_and_labels() {
+    on_each_database(|store| async move {
+        let found = store
+            .transaction(|db| {
+                make_site(db, "bj-1")?;
+                make_typed(db, 1, "big", "a1")?;
+                make_typed(db, 2, "small", "a1")?;
+                make_typed(db, 3, "small", "a2")?;
+                let mut any = |types: Option<&str>, except: &str, rack: Option<&str>| {
+                    let wanted = Selector {
+                        types: types.map(|name| vec![name.to_owned()]),
+                        except: vec![except.to_owned()],
+                        labels: rack
+                            .map(|rack| ("rack".to_owned(), rack.to_owned()))
+                            .into_iter()
+                            .collect(),
+                    };
+                    free::any(db, &site("bj-1"), &wanted).map(|found| found.map(|m| m.name))
+                };
+                Ok::<_, StoreError>([
+                    any(None, "", None)?,
+                    any(Some("small"), "", None)?,
+                    any(Some("small"), "", Some("a2"))?,
+                    any(None, "big", None)?,
+                    any(None, "small", Some("a2"))?,
+                    any(Some("huge"), "", None)?,
+                ])
+            })
+            .await
+            .unwrap();
+        let named = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            found,
+            [named("m1"), named("m2"), named("m3"), named("m2"), None, None]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_instance_gets_what_it_asked_for_within_its_quota_or_is_told_what_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let given = Given {
+        data_dir: Some(dir.path().into()),
+        ..Given::default()
+    };
+    let config = given.resolve().unwrap();
+    let store = Store::open(&config.database_url).await.unwrap();
+    let begun = Utc::now();
+    store
+        .transaction(move |db| {
+            make_site(db, "bj-1")?;
+            make_typed(db, 1, "big", "a1")?;
+            for n in 1..=3 {
+                ask(db, (n, "bj-1"), None, begun)?;
+            }
+            projects::set_quota(db, "default", "big", Some(0))?;
+            let mut picky = instances::by_id(db, InstanceId(Uuid::from_u128(2)))?.unwrap();
+            picky.wish.machine_type = Some("big".to_owned());
+            picky.wish.labels = BTreeMap::from([("rack".to_owned(), "a2".to_owned())]);
+            instances::set_wish(db, picky.id, picky.image, &picky.wish)?;
+            picky.wish.labels = BTreeMap::from([("rack".to_owned(), "a1".to_owned())]);
+            instances::set_wish(db, InstanceId(Uuid::from_u128(3)), picky.image, &picky.wish)
+        })
+        .await
+        .unwrap();
+    let app = App::new(config, store, PrometheusBuilder::new().build_recorder().handle()).unwrap();
+    let dispatch = async |n: u128| {
+        let done = domain::instances::dispatch(&app, InstanceId(Uuid::from_u128(n))).await;
+        done.unwrap().map(|site| site.to_string())
+    };
+    assert_eq!(
+        dispatch(1).await,
+        Err("site bj-1 has no free machine".to_owned()),
+        "its project may have none of type big"
+    );
+    assert_eq!(
+        dispatch(2).await,
+        Err("site bj-1 has no free machine of type big with labels rack=a2".to_owned())
+    );
+    assert_eq!(
+        dispatch(3).await,
+        Ok("bj-1".to_owned()),
+        "its quota was looked at when it was made"
+    );
 }

@@ -10,7 +10,7 @@ use slipway_control_plane::{
     store::{
         Store, StoreError, credentials, discovered,
         events::{self, Filter, Order},
-        idempotency, images,
+        free, idempotency, images,
         instances::{self, Instance, Wish},
         jobs::{self, Job},
         machines::{self, Machine, MachineDetails},
@@ -59,6 +59,8 @@ fn machine(n: u8) -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        class: machines::Class::default(),
+        hold: machines::Hold::default(),
         live_job: None,
         version: 1,
         created_at: Utc::now(),
@@ -144,7 +146,7 @@ async fn a_machine_is_taken_by_one_job_and_left_by_the_same() {
         assert!(leave(holder).await.unwrap());
         assert!(
             store
-                .transaction(|db| machines::any_available(db, &site()))
+                .transaction(|db| free::any(db, &site(), &free::Selector::default()))
                 .await
                 .unwrap()
                 .is_some()
@@ -244,6 +246,7 @@ fn instance() -> Instance {
             user: "u".into(),
             ssh_keys: vec![],
             user_data: None,
+            ..Wish::default()
         },
         created_at: Utc::now(),
         project: "default".into(),

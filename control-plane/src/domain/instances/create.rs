@@ -1,8 +1,10 @@
 //! Instances asked for: the wish is checked and noted; the scheduler does the rest.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use slipway_protocol::{
-    ids::{InstanceId, JobId, SiteId},
+    ids::{ImageId, InstanceId, JobId, SiteId},
     inventory::DiskRule,
     seal::Secret,
 };
@@ -20,25 +22,29 @@ use crate::{
         images,
         instances::{self, Instance, Wish},
         jobs::Job,
-        logins,
+        logins, machine_types,
         machines::{self, Machine},
         projects, sites,
     },
     workflow::state::{InstanceState, JobKind},
 };
 
-/// An instance to be made.
+/// Instances to be made, alike but for their names.
 pub struct NewInstance {
     /// The project it is in.
     pub project: String,
     /// Its rank among those that wait: higher ones go first.
     pub priority: i64,
-    /// Host name.
-    pub name: String,
+    /// Host names: one for each instance that is to be made.
+    pub names: Vec<String>,
     /// Where.
     pub site: SiteId,
     /// A machine by id or name, or any.
     pub machine: Option<String>,
+    /// A machine of this type.
+    pub machine_type: Option<String>,
+    /// A machine with these labels.
+    pub labels: BTreeMap<String, String>,
     /// Image by id or name.
     pub image: String,
     /// Which disk.
@@ -59,33 +65,38 @@ pub struct Repeatable {
     pub request: String,
 }
 
-/// Notes the wish; the scheduler does the rest. The same request under the same key makes nothing new.
+/// Notes the wish for each name; the scheduler does the rest. All are made, or none. The same request under the same key
+/// makes nothing new.
 ///
 /// # Errors
-/// When the image, machine, site or project is not there, a name or key is not usable, or the project's quota is full.
+/// When the image, machine, type, site or project is not there, a name or key is not usable, or the project's quota is full.
 pub async fn create(
     app: &App,
     caller: &Caller,
     new: NewInstance,
     repeatable: Option<Repeatable>,
-) -> Result<(Instance, Job), ApiError> {
+) -> Result<Vec<(Instance, Job)>, ApiError> {
     check(&new)?;
     let target = Target {
         site: Some(new.site.as_str()),
         project: Some(&new.project),
     };
     caller.require(Permission::InstancesWrite, target)?;
-    let (id, job_id) = (InstanceId(Uuid::now_v7()), JobId(Uuid::now_v7()));
-    let user_data = new
-        .user_data
-        .as_ref()
-        .map(|data| app.vault.encrypt(&user_data_place(id), data))
-        .transpose()?;
+    let mut each = Vec::with_capacity(new.names.len());
+    for name in &new.names {
+        let id = InstanceId(Uuid::now_v7());
+        let encrypt = |data| app.vault.encrypt(&user_data_place(id), data);
+        each.push(Each {
+            name: name.clone(),
+            id,
+            job: JobId(Uuid::now_v7()),
+            user_data: new.user_data.as_ref().map(encrypt).transpose()?,
+        });
+    }
     let now = (app.now)();
     let asked = Asked {
         caller: caller.clone(),
-        ids: (id, job_id),
-        user_data,
+        each,
         repeatable: repeatable.map(|r| (format!("{}/{}", caller.user, r.key), r.request)),
     };
     let made = app.store.transaction(move |db| note(db, new, asked, now)).await?;
@@ -93,11 +104,18 @@ pub async fn create(
     Ok(made)
 }
 
+/// One of the instances to be made.
+struct Each {
+    name: String,
+    id: InstanceId,
+    job: JobId,
+    user_data: Option<String>,
+}
+
 /// What comes with a wish.
 struct Asked {
     caller: Caller,
-    ids: (InstanceId, JobId),
-    user_data: Option<String>,
+    each: Vec<Each>,
     repeatable: Option<(String, String)>,
 }
 
@@ -106,62 +124,136 @@ fn note(
     new: NewInstance,
     asked: Asked,
     now: DateTime<Utc>,
-) -> Result<(Instance, Job), ApiError> {
-    let (id, job_id) = asked.ids;
+) -> Result<Vec<(Instance, Job)>, ApiError> {
     if let Some((key, request)) = &asked.repeatable
-        && let Some(id) = given_before(db, key, request, now)?
+        && let Some(ids) = given_before(db, key, request, now)?
     {
-        let job = instances::get(db, &id, &Visible::All)?.map(|i| i.job);
-        return both(db, &id, job.unwrap_or(job_id));
+        return ids.split(',').map(|id| made_before(db, id)).collect();
     }
-    let ssh_keys = ssh_keys(db, &asked.caller.user, new.ssh_keys)?;
-    room_in(db, &new.project, &new.name)?;
+    let common = common(db, &new, &asked.caller)?;
+    let mut made = Vec::with_capacity(asked.each.len());
+    for each in asked.each {
+        made.push(make(db, (&new, &common), each, (&asked.caller, now))?);
+    }
+    if let Some((key, request)) = asked.repeatable {
+        let ids: Vec<String> = made.iter().map(|(instance, _)| instance.id.to_string()).collect();
+        let given = Given {
+            request,
+            status: 202,
+            body: ids.join(","),
+        };
+        idempotency::put(db, &key, &given, now)?;
+    }
+    Ok(made)
+}
+
+fn made_before(db: &mut Database, id: &str) -> Result<(Instance, Job), ApiError> {
+    let gone = || ApiError::NotFound("instance", id.to_owned());
+    let instance = instances::get(db, id, &Visible::All)?.ok_or_else(gone)?;
+    both(db, id, instance.job)
+}
+
+/// What all that are made have in common, looked up.
+struct Common {
+    image: ImageId,
+    ssh_keys: Vec<String>,
+    machine: Option<Machine>,
+}
+
+fn common(db: &mut Database, new: &NewInstance, caller: &Caller) -> Result<Common, ApiError> {
+    let ssh_keys = ssh_keys(db, &caller.user, new.ssh_keys.clone())?;
+    projects::get(db, &new.project)?.ok_or_else(|| ApiError::NotFound("project", new.project.clone()))?;
     let image = images::get(db, &new.image)?.ok_or_else(|| ApiError::NotFound("image", new.image.clone()))?;
     sites::get(db, new.site.as_str())?.ok_or_else(|| ApiError::NotFound("site", new.site.to_string()))?;
-    let machine = match new.machine {
-        Some(key) => Some(named_machine(db, key, &new.site)?.id),
+    if let Some(name) = &new.machine_type {
+        machine_types::get(db, name)?.ok_or_else(|| ApiError::NotFound("machine type", name.clone()))?;
+    }
+    let machine = match &new.machine {
+        Some(key) => Some(named_machine(db, key.clone(), &new.site)?),
         None => None,
     };
-    let wish = Wish {
-        machine,
-        disk: new.disk,
-        user: new.user,
+    projects::hold(db, &new.project)?;
+    let named_type = machine.as_ref().and_then(|m| m.class.machine_type.as_deref());
+    room_in(db, new, new.machine_type.as_deref().or(named_type))?;
+    Ok(Common {
+        image: image.id,
         ssh_keys,
-        user_data: asked.user_data,
+        machine,
+    })
+}
+
+/// Whether the project may hold as many more.
+fn room_in(db: &mut Database, new: &NewInstance, machine_type: Option<&str>) -> Result<(), ApiError> {
+    let project = &new.project;
+    let asked = i64::try_from(new.names.len()).unwrap_or(i64::MAX);
+    for (kind, limit) in projects::quotas_of(db, project)? {
+        let of_type = match kind.as_str() {
+            projects::ALL_TYPES => String::new(),
+            kind if Some(kind) == machine_type => format!(" of type `{kind}`"),
+            _ => continue,
+        };
+        let held = projects::instances_of_type(db, project, &kind)?;
+        if held.saturating_add(asked) > limit {
+            let detail = format!(
+                "project `{project}` holds {held} of the {limit} machines{of_type} its quota allows, and {asked} more \
+                 are asked for; release some or have the quota raised"
+            );
+            return Err(ApiError::Conflict("quota", detail));
+        }
+    }
+    Ok(())
+}
+
+fn make(
+    db: &mut Database,
+    (new, common): (&NewInstance, &Common),
+    each: Each,
+    (caller, now): (&Caller, DateTime<Utc>),
+) -> Result<(Instance, Job), ApiError> {
+    if instances::name_taken(db, &new.project, &each.name)? {
+        let detail = format!(
+            "project `{}` has an instance `{}` already",
+            new.project, each.name
+        );
+        return Err(ApiError::Conflict("taken", detail));
+    }
+    let wish = Wish {
+        machine: common.machine.as_ref().map(|m| m.id),
+        machine_type: new.machine_type.clone(),
+        labels: new.labels.clone(),
+        disk: new.disk.clone(),
+        user: new.user.clone(),
+        ssh_keys: common.ssh_keys.clone(),
+        user_data: each.user_data,
     };
     let instance = Instance {
-        id,
-        name: new.name,
-        site: new.site,
+        id: each.id,
+        name: each.name,
+        site: new.site.clone(),
         machine: None,
-        image: image.id,
+        image: common.image,
         state: InstanceState::Requested,
-        job: job_id,
+        job: each.job,
         wish,
         created_at: now,
-        project: new.project,
+        project: new.project.clone(),
         locked: false,
     };
     instances::insert(db, &instance)?;
+    if let Some(machine) = &common.machine {
+        instances::count_as(db, instance.id, machine.class.machine_type.as_deref())?;
+    }
     let job = queue(db, &instance, (JobKind::Install, new.priority), now)?;
     let event = NewEvent::new("instance.requested", now)
         .on(&job)
         .text(&instance.name);
     events::append(db, &event.entered(&instance.state)?)?;
     let change = change("instance.create", &instance, None, Some(told(&instance)));
-    audit::done(db, &asked.caller.actor, now, change)?;
-    if let Some((key, request)) = asked.repeatable {
-        let given = Given {
-            request,
-            status: 202,
-            body: id.to_string(),
-        };
-        idempotency::put(db, &key, &given, now)?;
-    }
+    audit::done(db, &caller.actor, now, change)?;
     Ok((instance, job))
 }
 
-/// The instance that the same request made under the same key.
+/// The ids of what the same request made under the same key.
 fn given_before(
     db: &mut Database,
     key: &str,
@@ -175,26 +267,6 @@ fn given_before(
         }
         given => Ok(given.map(|given| given.body)),
     }
-}
-
-/// Whether the project is there, has no instance of that name, and may hold one more.
-fn room_in(db: &mut Database, project: &str, name: &str) -> Result<(), ApiError> {
-    projects::get(db, project)?.ok_or_else(|| ApiError::NotFound("project", project.to_owned()))?;
-    if instances::name_taken(db, project, name)? {
-        let detail = format!("project `{project}` has an instance `{name}` already");
-        return Err(ApiError::Conflict("taken", detail));
-    }
-    let quotas = projects::quotas_of(db, project)?;
-    let limit = quotas.iter().find(|(kind, _)| kind == projects::ALL_TYPES);
-    if let Some((_, limit)) = limit
-        && projects::instances_of(db, project)? >= *limit
-    {
-        let detail = format!(
-            "project `{project}` holds the {limit} machines its quota allows; release one or have the quota raised"
-        );
-        return Err(ApiError::Conflict("quota", detail));
-    }
-    Ok(())
 }
 
 /// Keys given as such, and the caller's own given by name.
@@ -214,11 +286,40 @@ fn check(new: &NewInstance) -> Result<(), ApiError> {
             "a priority is between -100 and 100".to_owned(),
         ));
     }
-    check_host_name(&new.name)?;
+    for name in &new.names {
+        check_host_name(name)?;
+    }
+    if new.names.iter().collect::<BTreeSet<_>>().len() < new.names.len() {
+        return Err(ApiError::Bad("names", "a name is given twice".to_owned()));
+    }
+    if new.machine.is_some() && new.names.len() > 1 {
+        let detail = "one machine is for one instance: leave `machine` out".to_owned();
+        return Err(ApiError::Bad("machine", detail));
+    }
+    if new.machine.is_some() && (new.machine_type.is_some() || !new.labels.is_empty()) {
+        let detail = "a machine that is named needs no type and no labels: leave them out".to_owned();
+        return Err(ApiError::Bad("machine", detail));
+    }
+    if new.labels.len() > MOST_LABELS {
+        return Err(ApiError::Bad(
+            "label",
+            format!("at most {MOST_LABELS} labels can be asked for"),
+        ));
+    }
     check_user(&new.user)
 }
 
+/// Most labels that can be asked for: each is one more condition of a query.
+const MOST_LABELS: usize = 16;
+
 pub(super) fn check_host_name(name: &str) -> Result<(), ApiError> {
+    // `/api/v1/instances/batch` is another address.
+    if name == "batch" {
+        return Err(ApiError::Bad(
+            "name",
+            "`batch` cannot be an instance's name".to_owned(),
+        ));
+    }
     if SiteId::new(name).is_err() {
         let detail = format!("`{name}` is not a host name: use 1 to 63 of a-z, 0-9 and '-'");
         return Err(ApiError::Bad("name", detail));

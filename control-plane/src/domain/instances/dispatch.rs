@@ -10,12 +10,13 @@ use crate::{
     app::App,
     error::ApiError,
     store::{
-        Database,
+        Database, StoreResult,
         events::{self, NewEvent},
+        free::{self, Selector},
         instances::{self, Instance},
         jobs,
         machines::{self, Machine},
-        orders, sites,
+        orders, projects, sites,
     },
     workflow::state::{InstanceEvent, InstanceState, MachineState, after},
 };
@@ -82,13 +83,54 @@ fn find_machine(db: &mut Database, id: InstanceId) -> Result<Found, ApiError> {
     };
     let machine = match instance.wish.machine {
         Some(machine) => machines::get(db, &machine.to_string())?,
-        None => machines::any_available(db, &instance.site)?,
+        None => {
+            let wanted = selector(db, &instance)?;
+            free::any(db, &instance.site, &wanted)?
+        }
     };
     match machine {
-        None => Ok(Err(format!("site {} has no free machine", instance.site))),
+        None => Ok(Err(none_free(&instance))),
         Some(m) if m.state != MachineState::Available || m.live_job.is_some() => {
             Ok(Err(format!("machine {} is not free", m.name)))
         }
         Some(machine) => Ok(Ok((instance, machine, sealing_key))),
     }
+}
+
+/// Which machines an instance may have. One that asks for no type gets none of a type its project has used up: that quota
+/// was not looked at when it was made.
+fn selector(db: &mut Database, instance: &Instance) -> StoreResult<Selector> {
+    let mut except = Vec::new();
+    if instance.wish.machine_type.is_none() {
+        for (kind, limit) in projects::quotas_of(db, &instance.project)? {
+            if kind != projects::ALL_TYPES
+                && projects::instances_of_type(db, &instance.project, &kind)? >= limit
+            {
+                except.push(kind);
+            }
+        }
+    }
+    Ok(Selector {
+        types: instance.wish.machine_type.clone().map(|name| vec![name]),
+        except,
+        labels: instance.wish.labels.clone(),
+    })
+}
+
+/// That no machine will do, for people.
+fn none_free(instance: &Instance) -> String {
+    let mut text = format!("site {} has no free machine", instance.site);
+    if let Some(name) = &instance.wish.machine_type {
+        text.push_str(&format!(" of type {name}"));
+    }
+    let labels: Vec<String> = instance
+        .wish
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if !labels.is_empty() {
+        text.push_str(&format!(" with labels {}", labels.join(", ")));
+    }
+    text
 }

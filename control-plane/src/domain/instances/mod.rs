@@ -20,7 +20,7 @@ use crate::{
     error::ApiError,
     store::{
         Database,
-        audit::Change,
+        audit::{self, Change},
         events::{self, NewEvent},
         instances::{self, Instance},
         jobs::{self, Job},
@@ -80,6 +80,29 @@ fn queue(
         &NewEvent::new("job.queued", now).on(&job).entered(&job.state)?,
     )?;
     Ok(job)
+}
+
+/// Notes in the audit log that work on one of many instances was refused; a call for one alone notes it by itself.
+///
+/// # Errors
+/// When the store fails.
+pub async fn note_refusal(
+    app: &App,
+    caller: &Caller,
+    instance: &str,
+    code: &'static str,
+) -> Result<(), ApiError> {
+    let (by, now, object) = (caller.actor.clone(), (app.now)(), format!("instance/{instance}"));
+    let noted = app.store.transaction(move |db| {
+        let change = Change {
+            action: "instance.work",
+            object,
+            before: None,
+            after: None,
+        };
+        audit::refused(db, &by, now, code, change)
+    });
+    Ok(noted.await?)
 }
 
 /// One instance that the caller may see, by id or name.

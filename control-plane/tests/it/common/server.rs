@@ -96,6 +96,22 @@ pub(crate) async fn server_with(given: Given, complete: impl FnOnce(&mut Given, 
     server
 }
 
+/// Tells one story on each database. Each has a runtime of its own, which nobody waits for: a background task that asks a
+/// database that is gone would hold it up for half a minute.
+pub(crate) fn on_each_server(story: impl AsyncFn(&Server)) {
+    let tell = |given: Given| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async { story(&server_as(given).await).await });
+        runtime.shutdown_background();
+    };
+    tell(Given::default());
+    let cluster = super::Postgres::start();
+    tell(Given {
+        database_url: Some(cluster.url()),
+        ..Given::default()
+    });
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();

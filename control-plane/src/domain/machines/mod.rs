@@ -1,4 +1,7 @@
-//! Machines.
+//! Machines: added, seen, changed, removed.
+
+mod life;
+mod update;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,23 +11,27 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use slipway_protocol::{
-    ids::{MacAddr, MachineId, SiteId},
-    inventory::FirmwareKind,
+    ids::{JobId, MacAddr, MachineId, SiteId},
+    inventory::{FirmwareKind, Inventory},
     report::MachineSeen,
     seal::Secret,
 };
 use uuid::Uuid;
 
+pub use life::{move_by, quarantine, settled};
+pub use update::{BmcUpdate, Update, update};
+
 use crate::{
-    access::{Caller, Permission, Target},
+    access::{Actor, Caller, Permission, Target},
     app::App,
+    domain::machine_types,
     error::ApiError,
     store::{
         Database, StoreResult,
         audit::{self, Change},
         discovered,
         events::{self, NewEvent},
-        machines::{self, BmcDetails, Machine, MachineDetails},
+        machines::{self, BmcDetails, Class, Hold, Machine, MachineDetails},
         sites::{self, SiteSettings},
     },
     workflow::state::MachineState,
@@ -46,6 +53,8 @@ pub struct NewMachine {
     pub bmc: Option<(BmcDetails, Secret)>,
     /// For operators.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is kept off the shelf, given to nobody, until it is unshelved.
+    pub shelved: bool,
 }
 
 /// The place a BMC's password is encrypted for.
@@ -54,7 +63,7 @@ pub fn bmc_place(machine: MachineId) -> String {
     format!("machine/{machine}/bmc")
 }
 
-/// Adds a machine; it is free at once.
+/// Adds a machine; it is free at once, unless it is to be shelved.
 ///
 /// # Errors
 /// When something does not fit the site or is taken.
@@ -66,6 +75,7 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
             format!("machine `{}` needs at least one MAC address", new.name),
         ));
     }
+    check_labels(&new.labels)?;
     let id = MachineId(Uuid::now_v7());
     let (bmc, password) = new
         .bmc
@@ -81,40 +91,51 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
                 .ok_or_else(|| ApiError::NotFound("site", new.site.to_string()))?;
             let taken: HashSet<Ipv4Addr> = machines::addresses(db, &new.site)?.into_iter().collect();
             let address = choose_address(&site.settings, new.address, &taken)?;
+            // An agent may have looked at it before anybody enrolled it.
+            let inventory = discovered::inventory_of(db, &new.site, &new.macs)?;
             let details = MachineDetails {
                 macs: new.macs,
                 firmware: new.firmware,
                 bmc,
                 labels: new.labels,
-                inventory: None,
+                inventory,
             };
             let machine = Machine {
                 id,
                 name: new.name,
                 site: new.site,
-                state: MachineState::Available,
+                state: if new.shelved {
+                    MachineState::Enrolled
+                } else {
+                    MachineState::Available
+                },
                 address,
                 details,
                 bmc_password,
+                class: Class::default(),
+                hold: Hold::default(),
                 live_job: None,
                 version: 1,
                 created_at: now,
             };
-            machines::insert(db, &machine)?;
-            audit::done(
-                db,
-                &by,
-                now,
-                change("machine.create", &machine, None, Some(told(&machine))),
-            )?;
-            let event = NewEvent::new("machine.added", now)
-                .site(&machine.site)
-                .machine(id);
-            events::append(db, &event.text(&machine.name).entered(&machine.state)?)?;
-            Ok::<_, ApiError>(machine)
+            add(db, machine, (&by, now))
         })
         .await?;
     app.work.notify_one();
+    Ok(machine)
+}
+
+/// Puts a machine that fits into the store, with its type, and tells of it.
+fn add(db: &mut Database, machine: Machine, (by, now): (&Actor, DateTime<Utc>)) -> Result<Machine, ApiError> {
+    let class = machine_types::class_of_new(db, &machine)?;
+    let machine = Machine { class, ..machine };
+    machines::insert(db, &machine)?;
+    let change = change("machine.create", &machine, None, Some(told(&machine)));
+    audit::done(db, by, now, change)?;
+    let event = NewEvent::new("machine.added", now)
+        .site(&machine.site)
+        .machine(machine.id);
+    events::append(db, &event.text(&machine.name).entered(&machine.state)?)?;
     Ok(machine)
 }
 
@@ -177,11 +198,72 @@ fn seen_by(db: &mut Database, caller: &Caller, key: &str) -> Result<Machine, Api
         .ok_or_else(|| ApiError::NotFound("machine", key.to_owned()))
 }
 
+/// Whether a job works on a machine, or an instance holds it.
+fn in_use(machine: &Machine) -> bool {
+    let held = [MachineState::Allocated, MachineState::Erasing];
+    machine.live_job.is_some() || held.contains(&machine.state)
+}
+
+/// Most labels of a machine.
+const MOST_LABELS: usize = 64;
+
+/// Whether labels can be written on a command line and found again.
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    let bad = |detail: String| Err(ApiError::Bad("label", detail));
+    if labels.len() > MOST_LABELS {
+        return bad(format!("a machine has at most {MOST_LABELS} labels"));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+    for (name, value) in labels {
+        if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
+            return bad(format!(
+                "`{name}` is not a label's name: use 1 to 63 of a-z, A-Z, 0-9, '.', '_', '-' and '/'"
+            ));
+        }
+        if value.len() > 255 || value.chars().any(char::is_control) {
+            return bad(format!(
+                "the value of label `{name}` is longer than 255 bytes or has control characters"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the hardware an agent found in a job: if it is news, it is kept and told, and the machine's type decided anew.
+///
+/// # Errors
+/// When the store fails.
+pub fn found(
+    db: &mut Database,
+    (machine, job): (MachineId, JobId),
+    inventory: &Inventory,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
+    let key = machine.to_string();
+    let Some(machine) = machines::get(db, &key)? else {
+        return Ok(());
+    };
+    if machine.details.inventory.as_ref() == Some(inventory) {
+        return Ok(());
+    }
+    machines::set_inventory(db, machine.id, inventory)?;
+    let event = NewEvent::new("machine.inventory", now)
+        .site(&machine.site)
+        .machine(machine.id);
+    events::append(db, &event.job(job))?;
+    // Read again, as its row is held now: whoever changed its labels did so before, or waits.
+    if let Some(machine) = machines::get(db, &key)? {
+        machine_types::assign(db, &machine, now)?;
+    }
+    Ok(())
+}
+
 /// A machine as the audit log keeps it: without secrets, and without what agents found.
 fn told(m: &Machine) -> Value {
     json!({
         "name": m.name, "site": m.site, "address": m.address, "macs": m.details.macs,
         "firmware": m.details.firmware, "bmc": m.details.bmc, "labels": m.details.labels,
+        "machine_type": m.class.machine_type, "type_pinned": m.class.pinned,
     })
 }
 
@@ -223,7 +305,7 @@ pub async fn delete(app: &App, caller: &Caller, key: String) -> Result<(), ApiEr
         .transaction(move |db| {
             let machine = seen_by(db, &caller, &key)?;
             caller.require(Permission::MachinesWrite, Target::site(machine.site.as_str()))?;
-            if machine.live_job.is_some() || machine.state == MachineState::Allocated {
+            if in_use(&machine) {
                 let detail = format!("machine `{key}` is in use; release its instance first");
                 return Err(ApiError::Conflict("machine_in_use", detail));
             }

@@ -1,0 +1,314 @@
+//! `slipway machine`: machines, from being added until they are retired.
+
+use std::{
+    io::Read as _,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    client::Client,
+    labels::{self, Pair},
+    output::{self, Format},
+};
+
+/// Machines.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Machine {
+    /// Add a machine
+    Create(Box<NewMachine>),
+    /// Change a machine; what is not given stays
+    Set(Box<Changes>),
+    /// Keep machines and give them to nobody
+    Shelve(Move),
+    /// Give machines out
+    Unshelve(Move),
+    /// Keep machines out of use for work on them
+    Maintenance(Move),
+    /// Keep machines out of use because something is wrong with them; from the release of their instance, if one holds them
+    Quarantine(Move),
+    /// Give machines out again after maintenance or quarantine
+    Return(Move),
+    /// Keep machines' history only
+    Retire(Move),
+    /// List machines
+    List {
+        #[arg(long)]
+        site: Option<String>,
+    },
+    /// Show a machine
+    Show { machine: String },
+    /// Remove a machine that is free
+    Delete { machine: String },
+    /// Show the order in force
+    Order { machine: String },
+    /// Show the last report
+    Report { machine: String },
+    /// Show what happened to it
+    History { machine: String },
+    /// List machines that were seen and not enrolled
+    Discovered,
+}
+
+/// A machine to be added.
+#[derive(Debug, Args)]
+pub(crate) struct NewMachine {
+    /// Its name
+    name: String,
+    #[arg(long)]
+    site: String,
+    /// A port it may boot from; may be repeated
+    #[arg(long = "mac", required = true)]
+    macs: Vec<String>,
+    /// bios or uefi
+    #[arg(long, default_value = "uefi")]
+    firmware: String,
+    /// The address it is given
+    #[arg(long)]
+    address: Option<Ipv4Addr>,
+    /// ADDRESS:PORT of its BMC
+    #[arg(long)]
+    bmc: Option<String>,
+    /// User at its BMC
+    #[arg(long, default_value = "admin")]
+    bmc_user: String,
+    /// File with the BMC's password; `-` is standard input
+    #[arg(long, requires = "bmc")]
+    bmc_password_file: Option<PathBuf>,
+    /// A label, as NAME=VALUE; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = labels::pair)]
+    labels: Vec<Pair>,
+    /// Enrol it only: it is given to nobody until it is unshelved
+    #[arg(long)]
+    enrolled: bool,
+}
+
+/// Machines to be moved.
+#[derive(Debug, Args)]
+pub(crate) struct Move {
+    #[arg(required = true)]
+    machines: Vec<String>,
+    /// Why, in one line
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// What is to be changed of a machine.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    machine: String,
+    /// A new name
+    #[arg(long)]
+    name: Option<String>,
+    /// A label to be set, as NAME=VALUE; may be repeated; the others stay
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = labels::pair)]
+    labels: Vec<Pair>,
+    /// A label to be removed; may be repeated
+    #[arg(long = "remove-label", value_name = "NAME")]
+    remove_labels: Vec<String>,
+    /// bios or uefi
+    #[arg(long)]
+    firmware: Option<String>,
+    /// The address it is given
+    #[arg(long)]
+    address: Option<Ipv4Addr>,
+    /// A port it may boot from; may be repeated; they take the place of all there were
+    #[arg(long = "mac")]
+    macs: Vec<String>,
+    /// ADDRESS:PORT of its BMC
+    #[arg(long)]
+    bmc: Option<String>,
+    /// User at its BMC
+    #[arg(long)]
+    bmc_user: Option<String>,
+    /// File with the BMC's password; `-` is standard input
+    #[arg(long)]
+    bmc_password_file: Option<PathBuf>,
+    /// It has no BMC any more
+    #[arg(long, conflicts_with_all = ["bmc", "bmc_user", "bmc_password_file"])]
+    no_bmc: bool,
+    /// Its type, whatever rules say
+    #[arg(long = "type", value_name = "TYPE")]
+    machine_type: Option<String>,
+    /// Leave its type to rules again
+    #[arg(long, conflicts_with = "machine_type")]
+    auto_type: bool,
+}
+
+const COLUMNS: [(&str, &str); 9] = [
+    ("machine", "/name"),
+    ("site", "/site"),
+    ("state", "/state"),
+    ("reason", "/reason"),
+    ("type", "/machine_type"),
+    ("address", "/address"),
+    ("macs", "/macs"),
+    ("firmware", "/firmware"),
+    ("labels", "/labels"),
+];
+
+/// Carries a command out.
+pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> anyhow::Result<ExitCode> {
+    let of = |machine: &str, what: &str| format!("/api/v1/machines/{machine}{what}");
+    let (answer, columns): (Value, &[(&str, &str)]) = match machine {
+        Machine::Create(new) => (
+            client.post("/api/v1/machines", new_machine(*new)?).await?,
+            &COLUMNS,
+        ),
+        Machine::Set(changes) => {
+            let path = of(&changes.machine, "");
+            (client.patch(&path, change(*changes)?).await?, &COLUMNS)
+        }
+        Machine::Shelve(what) => (moved(client, "shelve", what).await?, &COLUMNS),
+        Machine::Unshelve(what) => (moved(client, "unshelve", what).await?, &COLUMNS),
+        Machine::Maintenance(what) => (moved(client, "maintenance", what).await?, &COLUMNS),
+        Machine::Quarantine(what) => (moved(client, "quarantine", what).await?, &COLUMNS),
+        Machine::Return(what) => (moved(client, "return", what).await?, &COLUMNS),
+        Machine::Retire(what) => (moved(client, "retire", what).await?, &COLUMNS),
+        Machine::List { site } => (client.all("/api/v1/machines", &[("site", site)]).await?, &COLUMNS),
+        Machine::Show { machine } => (client.get(&of(&machine, "")).await?, &COLUMNS),
+        Machine::Delete { machine } => {
+            client.delete(&of(&machine, "")).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Machine::Order { machine } => (client.get(&of(&machine, "/order")).await?, &[]),
+        Machine::Report { machine } => (client.get(&of(&machine, "/report")).await?, &[]),
+        Machine::History { machine } => (
+            client.get(&of(&machine, "/history")).await?,
+            &[("at", "/at"), ("what", "/what"), ("detail", "/detail")],
+        ),
+        Machine::Discovered => {
+            let columns = &[
+                ("mac", "/mac"),
+                ("site", "/site"),
+                ("address", "/address"),
+                ("seen", "/at"),
+                ("product", "/inventory/product"),
+            ];
+            (client.get("/api/v1/discovered").await?, columns)
+        }
+    };
+    output::print(format, &answer, columns);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Moves one machine after the other; the first that is refused ends it.
+async fn moved(client: &Client, how: &str, what: Move) -> anyhow::Result<Value> {
+    let mut items = Vec::new();
+    for machine in &what.machines {
+        let path = format!("/api/v1/machines/{machine}/{how}");
+        items.push(client.post(&path, json!({ "reason": what.reason })).await?);
+    }
+    Ok(json!({ "items": items }))
+}
+
+fn new_machine(new: NewMachine) -> anyhow::Result<Value> {
+    let mut body = json!({
+        "name": new.name, "site": new.site, "macs": new.macs, "firmware": new.firmware, "address": new.address,
+        "labels": labels::object(new.labels), "shelved": new.enrolled,
+    });
+    if let Some(bmc) = new.bmc {
+        let file = new.bmc_password_file.context("--bmc needs --bmc-password-file")?;
+        let password = secret(&file)?;
+        body["bmc"] =
+            json!({ "driver": "ipmi", "address": bmc, "username": new.bmc_user, "password": password });
+    }
+    Ok(body)
+}
+
+/// What is not given is not said, and so stays.
+fn change(changes: Changes) -> anyhow::Result<Value> {
+    let mut labels: Map<String, Value> = changes
+        .labels
+        .into_iter()
+        .map(|(name, value)| (name, value.into()))
+        .collect();
+    labels.extend(changes.remove_labels.into_iter().map(|name| (name, Value::Null)));
+    let password = changes.bmc_password_file.as_deref().map(secret).transpose()?;
+    let driver = changes.bmc.is_some().then(|| Value::from("ipmi"));
+    let bmc = object([
+        ("driver", driver),
+        ("address", changes.bmc.map(Value::from)),
+        ("username", changes.bmc_user.map(Value::from)),
+        ("password", password.map(Value::from)),
+    ]);
+    let bmc = if changes.no_bmc {
+        Some(Value::Null)
+    } else {
+        (bmc != json!({})).then_some(bmc)
+    };
+    let machine_type = changes.machine_type.map(Value::from);
+    Ok(object([
+        ("name", changes.name.map(Value::from)),
+        ("labels", (!labels.is_empty()).then_some(Value::Object(labels))),
+        ("firmware", changes.firmware.map(Value::from)),
+        (
+            "address",
+            changes.address.map(|address| address.to_string().into()),
+        ),
+        ("macs", (!changes.macs.is_empty()).then(|| changes.macs.into())),
+        ("bmc", bmc),
+        (
+            "machine_type",
+            machine_type.or(changes.auto_type.then_some(Value::Null)),
+        ),
+    ]))
+}
+
+/// An object of what is given.
+fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    let given = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(given.collect())
+}
+
+/// A secret from a file or standard input; never from the command line, where others can read it.
+fn secret(file: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)?;
+    } else {
+        text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    }
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        changes: Changes,
+    }
+
+    #[test]
+    fn a_change_says_what_is_given_and_no_more() {
+        for (line, expected) in [
+            ("m1", json!({})),
+            (
+                "m1 --label rack=a1 --remove-label old --type big",
+                json!({ "labels": { "rack": "a1", "old": null }, "machine_type": "big" }),
+            ),
+            (
+                "m1 --auto-type --no-bmc",
+                json!({ "machine_type": null, "bmc": null }),
+            ),
+            (
+                "m1 --bmc-user root --mac 02:00:00:00:00:01 --address 192.0.2.9",
+                json!({ "bmc": { "username": "root" }, "macs": ["02:00:00:00:00:01"], "address": "192.0.2.9" }),
+            ),
+        ] {
+            let changes = Line::parse_from(["x"].into_iter().chain(line.split(' '))).changes;
+            assert_eq!(change(changes).unwrap(), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What operators change of a machine: what it is called, how it boots, how it is reached, and what it is said to be.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{Ipv4Addr, SocketAddr},
+};
+
+use chrono::{DateTime, Utc};
+use slipway_protocol::{
+    ids::{MacAddr, SiteId},
+    inventory::FirmwareKind,
+    order::BmcDriver,
+    seal::Secret,
+};
+
+use super::{bmc_place, change, check_labels, choose_address, in_use, seen_by, told};
+use crate::{
+    access::{Caller, Permission, Target},
+    app::App,
+    domain::machine_types,
+    error::ApiError,
+    store::{
+        Database, audit,
+        events::{self, NewEvent},
+        machine_types as types,
+        machines::{self, BmcDetails, Class, Machine},
+        sites,
+    },
+    workflow::state::MachineState,
+};
+
+/// What is to be changed of a machine; what is left out stays.
+#[derive(Default)]
+pub struct Update {
+    /// Its name.
+    pub name: Option<String>,
+    /// Labels to be set, or removed where there is no value; the others stay.
+    pub labels: BTreeMap<String, Option<String>>,
+    /// How it boots.
+    pub firmware: Option<FirmwareKind>,
+    /// The address it is given.
+    pub address: Option<Ipv4Addr>,
+    /// All its ports.
+    pub macs: Option<Vec<MacAddr>>,
+    /// Its BMC.
+    pub bmc: Option<BmcUpdate>,
+    /// The type an operator gives it; `Some(None)` leaves it to rules again.
+    pub machine_type: Option<Option<String>>,
+}
+
+/// What is to be changed of a BMC.
+pub enum BmcUpdate {
+    /// There is none any more.
+    Remove,
+    /// What is left out stays.
+    Set {
+        /// Its protocol.
+        driver: Option<BmcDriver>,
+        /// Where the edge reaches it.
+        address: Option<SocketAddr>,
+        /// User name.
+        username: Option<String>,
+        /// Password.
+        password: Option<Secret>,
+    },
+}
+
+/// Changes a machine, if it still has the version the caller saw.
+///
+/// # Errors
+/// When there is none, it was changed meanwhile, something is taken or does not fit, or it is in use and its ports, address
+/// or firmware would change under its instance.
+pub async fn update(
+    app: &App,
+    caller: &Caller,
+    key: String,
+    seen: Option<u64>,
+    wanted: Update,
+) -> Result<Machine, ApiError> {
+    let (caller, now) = (caller.clone(), (app.now)());
+    let former = super::get(app, &caller, key).await?;
+    caller.require(Permission::MachinesWrite, Target::site(former.site.as_str()))?;
+    let mut wanted = wanted;
+    let password = match &mut wanted.bmc {
+        Some(BmcUpdate::Set { password, .. }) => password.take(),
+        _ => None,
+    };
+    let password = password
+        .map(|p| app.vault.encrypt(&bmc_place(former.id), &p))
+        .transpose()?;
+    let machine = app
+        .store
+        .transaction(move |db| {
+            let former = seen_by(db, &caller, &former.id.to_string())?;
+            let mut next = applied(former.clone(), &wanted)?;
+            next.bmc_password = password.or(next.bmc_password);
+            check_use(db, &former, &next)?;
+            if !machines::update(db, &next, seen.unwrap_or(former.version))? {
+                return Err(ApiError::Changed);
+            }
+            if let Some(wish) = wanted.machine_type {
+                pin(db, &next, wish, now)?;
+            }
+            let machine = seen_by(db, &caller, &next.id.to_string())?;
+            machine_types::assign(db, &machine, now)?;
+            let machine = seen_by(db, &caller, &next.id.to_string())?;
+            let (before, after) = (Some(told(&former)), Some(told(&machine)));
+            audit::done(
+                db,
+                &caller.actor,
+                now,
+                change("machine.update", &machine, before, after),
+            )?;
+            let event = NewEvent::new("machine.changed", now)
+                .site(&machine.site)
+                .machine(machine.id);
+            events::append(db, &event.text(&machine.name))?;
+            Ok::<_, ApiError>(machine)
+        })
+        .await?;
+    app.work.notify_one();
+    Ok(machine)
+}
+
+/// The machine as it is to be.
+fn applied(machine: Machine, wanted: &Update) -> Result<Machine, ApiError> {
+    let mut next = machine;
+    if let Some(name) = &wanted.name {
+        name.parse::<SiteId>()
+            .map_err(|e| ApiError::Bad("name", e.to_string()))?;
+        next.name.clone_from(name);
+    }
+    for (name, value) in &wanted.labels {
+        match value {
+            Some(value) => drop(next.details.labels.insert(name.clone(), value.clone())),
+            None => drop(next.details.labels.remove(name)),
+        }
+    }
+    check_labels(&next.details.labels)?;
+    next.details.firmware = wanted.firmware.unwrap_or(next.details.firmware);
+    next.address = wanted.address.unwrap_or(next.address);
+    if let Some(macs) = &wanted.macs {
+        if macs.is_empty() {
+            let detail = format!("machine `{}` needs at least one MAC address", next.name);
+            return Err(ApiError::Bad("no_mac", detail));
+        }
+        next.details.macs.clone_from(macs);
+    }
+    match &wanted.bmc {
+        None => {}
+        Some(BmcUpdate::Remove) => (next.details.bmc, next.bmc_password) = (None, None),
+        Some(bmc) => next.details.bmc = Some(bmc_of(next.details.bmc.take(), bmc)?),
+    }
+    Ok(next)
+}
+
+fn bmc_of(former: Option<BmcDetails>, wanted: &BmcUpdate) -> Result<BmcDetails, ApiError> {
+    let BmcUpdate::Set {
+        driver,
+        address,
+        username,
+        ..
+    } = wanted
+    else {
+        return Err(ApiError::Bad("bmc", "there is no BMC to be changed".to_owned()));
+    };
+    let missing = |what: &str| ApiError::Bad("bmc", format!("the machine has no BMC yet: give its {what}"));
+    let kept = former.as_ref();
+    Ok(BmcDetails {
+        driver: driver
+            .or(kept.map(|b| b.driver))
+            .ok_or_else(|| missing("driver"))?,
+        address: address
+            .or(kept.map(|b| b.address))
+            .ok_or_else(|| missing("address"))?,
+        username: username
+            .clone()
+            .or_else(|| kept.map(|b| b.username.clone()))
+            .ok_or_else(|| missing("username"))?,
+    })
+}
+
+/// Refuses what cannot be changed now, and an address that does not fit the site.
+fn check_use(db: &mut Database, former: &Machine, next: &Machine) -> Result<(), ApiError> {
+    if former.state == MachineState::Retired {
+        let detail = format!("machine `{}` is retired: it stays as it was", former.name);
+        return Err(ApiError::Conflict("machine_retired", detail));
+    }
+    let wiring = |m: &Machine| (m.address, m.details.macs.clone(), m.details.firmware);
+    if wiring(former) != wiring(next) && in_use(former) {
+        let detail = format!(
+            "machine `{}` is in use: its address, ports and firmware can be changed when its instance is released",
+            former.name
+        );
+        return Err(ApiError::Conflict("machine_in_use", detail));
+    }
+    if former.address == next.address {
+        return Ok(());
+    }
+    let site = sites::get(db, next.site.as_str())?;
+    let site = site.ok_or_else(|| ApiError::NotFound("site", next.site.to_string()))?;
+    let taken: HashSet<Ipv4Addr> = machines::addresses(db, &next.site)?.into_iter().collect();
+    choose_address(&site.settings, Some(next.address), &taken).map(|_| ())
+}
+
+/// Gives a machine a type by hand, or leaves it to rules again.
+fn pin(
+    db: &mut Database,
+    machine: &Machine,
+    wish: Option<String>,
+    now: DateTime<Utc>,
+) -> Result<(), ApiError> {
+    if let Some(name) = &wish
+        && types::get(db, name)?.is_none()
+    {
+        return Err(ApiError::NotFound("machine type", name.clone()));
+    }
+    let class = Class {
+        pinned: wish.is_some(),
+        machine_type: wish.clone(),
+        reason: None,
+        // Rules decide anew of a machine that is left to them.
+        revision: if wish.is_some() {
+            machine.class.revision
+        } else {
+            -1
+        },
+    };
+    machines::set_class(db, machine.id, &class)?;
+    if let Some(name) = wish {
+        let event = NewEvent::new("machine.classified", now)
+            .site(&machine.site)
+            .machine(machine.id);
+        let data = serde_json::json!({ "machine_type": name, "pinned": true, "reason": null });
+        events::append(db, &event.text(&name).data(data))?;
+    }
+    Ok(())
+}

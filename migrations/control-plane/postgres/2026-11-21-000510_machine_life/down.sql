@@ -1,0 +1,2 @@
+ALTER TABLE machines DROP COLUMN quarantine;
+ALTER TABLE machines DROP COLUMN reason;

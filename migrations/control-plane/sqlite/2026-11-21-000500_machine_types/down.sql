@@ -1,0 +1,10 @@
+UPDATE machines SET details = json_set(details, '$.inventory', json(inventory)) WHERE inventory IS NOT NULL;
+DROP INDEX machines_by_type;
+DROP INDEX machines_by_typed_by;
+DROP TABLE machine_labels;
+ALTER TABLE machines DROP COLUMN typed_by;
+ALTER TABLE machines DROP COLUMN type_reason;
+ALTER TABLE machines DROP COLUMN type_pinned;
+ALTER TABLE machines DROP COLUMN machine_type;
+ALTER TABLE machines DROP COLUMN inventory;
+DROP TABLE machine_types;
