@@ -1,14 +1,16 @@
 //! `slipway-control-plane`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use slipway_control_plane::{
     config::{Config, Given},
-    metrics, serve,
+    metrics,
+    pki::Authority,
+    serve,
     upkeep::{
         backup::{self, Images},
-        doctor,
+        doctor, mosquitto,
         restore::{self, Former},
     },
 };
@@ -43,6 +45,20 @@ enum Command {
         /// Move what is there aside; without this nothing is touched where something is
         #[arg(long)]
         force: bool,
+    },
+    /// Write the configuration of a Mosquitto for several replicas: lists of rights, certificate and key included
+    Mosquitto {
+        /// Where to; Mosquitto must be able to read it
+        folder: PathBuf,
+        /// Address and port at which sites connect
+        #[arg(long, default_value = "0.0.0.0:8883")]
+        sites: SocketAddr,
+        /// Address and port at which replicas connect; keep it in a network that sites do not reach
+        #[arg(long, default_value = "127.0.0.1:8884")]
+        replicas: SocketAddr,
+        /// A name or address by which either reaches it; may be repeated
+        #[arg(long = "host", required = true)]
+        hosts: Vec<String>,
     },
     /// Look at everything the control plane stands on, and say what to do
     Doctor {
@@ -116,6 +132,21 @@ async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
                     "Images' bytes were not in it: copy the folder `chunks` back, or upload them again."
                 );
             }
+        }
+        Command::Mosquitto {
+            folder,
+            sites,
+            replicas,
+            hosts,
+        } => {
+            let door = |address: SocketAddr| (address.ip().to_string(), address.port());
+            let doors = mosquitto::Doors {
+                sites: door(sites),
+                replicas: door(replicas),
+            };
+            std::fs::create_dir_all(&config.data_dir)?;
+            mosquitto::write(&folder, &Authority::open(&config.data_dir)?, &doors, &hosts)?;
+            println!("{}", folder.join("mosquitto.conf").display());
         }
         Command::Doctor { json } => {
             let found = doctor::run(&config).await;

@@ -137,6 +137,22 @@ impl Api {
             .await?)
     }
 
+    /// A live stream of server-sent events, from after `last` on if that is given.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a problem.
+    pub async fn stream(&self, path: &str, last: Option<u64>) -> anyhow::Result<reqwest::Response> {
+        let mut request = self
+            .http
+            .get(format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+            .header("Accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        Ok(request.send().await?.error_for_status()?)
+    }
+
     /// Uploads a disk image.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ async fn a_small_fleet_outlives_kills() {
     let spec = Spec {
         sites: 4,
         machines: 5,
+        replicas: 1,
         database: Database::Sqlite,
         seed: 1,
     };
@@ -50,6 +51,7 @@ fn large(database: Database) -> Spec {
     Spec {
         sites: 100,
         machines: 100,
+        replicas: 1,
         database,
         seed: 1,
     }
@@ -84,4 +86,28 @@ async fn long_fleet_outlives_kills() {
     };
     let summary = run(large(Database::Sqlite), plan).await;
     assert_eq!(summary.kills, (2, 6), "all kills came while jobs were running");
+}
+
+/// Three control planes on one PostgreSQL; one is killed each second or two while they work.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_outlive_kills() {
+    let spec = Spec {
+        sites: 6,
+        machines: 20,
+        replicas: 3,
+        database: Database::Postgres,
+        seed: 3,
+    };
+    let chaos = Chaos {
+        seed: 5,
+        control_plane: 4,
+        edges: 1,
+    };
+    let plan = Plan {
+        installs: 120,
+        chaos: Some(chaos),
+        limit: Duration::from_secs(300),
+    };
+    let summary = run(spec, plan).await;
+    assert_eq!(summary.kills, (4, 1), "all kills came while jobs were running");
 }

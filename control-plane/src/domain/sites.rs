@@ -22,6 +22,7 @@ use crate::{
         events::{self, NewEvent},
         sites::{self, Site, SiteSettings},
     },
+    upkeep::mosquitto::CONTROL_PLANE,
     vault,
 };
 
@@ -89,6 +90,11 @@ pub async fn create(
     settings: SiteSettings,
 ) -> Result<Site, ApiError> {
     caller.require(Permission::SitesWrite, Target::site(id.as_str()))?;
+    if id.as_str() == CONTROL_PLANE {
+        let detail =
+            format!("`{CONTROL_PLANE}` is the control plane's own name at the broker; choose another");
+        return Err(ApiError::Bad("name", detail));
+    }
     check(&settings)?;
     let (by, now) = (caller.actor.clone(), (app.now)());
     app.store

@@ -52,7 +52,6 @@ pub async fn connect(
     app: &Arc<App>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Client, mpsc::Receiver<Event>)> {
-    let subscriptions = vec![topic::all_events()];
     let options = match &app.config.broker {
         Some(external) => {
             let identity = app
@@ -64,7 +63,8 @@ pub async fn connect(
                 port: external.port,
                 tls: Some(tls::client_config(&app.authority.certificate, Some(&identity))?),
                 credentials: None,
-                subscriptions,
+                // Replicas share what arrives: each message is taken by one of them.
+                subscriptions: vec![format!("$share/control-plane/{}", topic::all_events())],
                 will: None,
             }
         }
@@ -77,7 +77,7 @@ pub async fn connect(
                 port: backend.address.port(),
                 tls: None,
                 credentials: Some((backend.login.0.clone(), Secret::new(backend.login.1.clone()))),
-                subscriptions,
+                subscriptions: vec![topic::all_events()],
                 will: None,
             }
         }

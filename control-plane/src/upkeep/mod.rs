@@ -4,5 +4,6 @@
 pub mod archive;
 pub mod backup;
 pub mod doctor;
+pub mod mosquitto;
 mod postgres;
 pub mod restore;

@@ -521,8 +521,6 @@ async fn no_combination_is_stuck() {
             open.push_back((world.save(seen.len()).await, trace));
         }
         let done = from.number;
-            eprintln!("{done} {} {}", seen.len(), open.len());
-        }
         world
             .with(move |db| {
                 TABLES

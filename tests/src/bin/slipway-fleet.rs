@@ -22,6 +22,9 @@ struct Cli {
     /// sqlite or postgres
     #[arg(long, default_value = "sqlite")]
     database: Database,
+    /// Control planes on one PostgreSQL, behind a balancer and a Mosquitto
+    #[arg(long, default_value_t = 1)]
+    replicas: u8,
     /// Seed of the simulated hardware's times
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -55,6 +58,7 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
     let spec = Spec {
         sites: cli.sites,
         machines: cli.machines,
+        replicas: cli.replicas,
         database: cli.database,
         seed: cli.seed,
     };
@@ -69,7 +73,7 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
     );
     let chaos = cli.chaos.map(|seed| Chaos {
         seed,
-        control_plane: 2,
+        control_plane: if cli.replicas > 1 { 8 } else { 2 },
         edges: (cli.sites / 15).clamp(1, 10),
     });
     let plan = Plan {

@@ -9,8 +9,8 @@ use super::world::{Fleet, Part};
 /// Who is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
-    /// The control plane, and with it the central broker.
-    ControlPlane,
+    /// A replica of the control plane, and with it the central broker if it is the only one.
+    ControlPlane(u8),
     /// The edge of a site, and with it the site's broker.
     Edge(u8),
 }
@@ -31,18 +31,20 @@ pub struct Kill {
 pub struct Chaos {
     /// Seed of moments and victims.
     pub seed: u64,
-    /// Kills of the control plane.
+    /// Kills of control planes.
     pub control_plane: u8,
     /// Kills of edges.
     pub edges: u8,
 }
 
 impl Chaos {
-    /// The kills, in their order, for a fleet of `sites`.
+    /// The kills, in their order, for a fleet of `sites` and `replicas`.
     #[must_use]
-    pub fn plan(&self, sites: u8) -> Vec<Kill> {
+    pub fn plan(&self, sites: u8, replicas: u8) -> Vec<Kill> {
         let mut random = StdRng::seed_from_u64(self.seed);
-        let mut victims = vec![Victim::ControlPlane; usize::from(self.control_plane)];
+        let mut victims: Vec<Victim> = (0..self.control_plane)
+            .map(|_| Victim::ControlPlane(random.random_range(0..replicas)))
+            .collect();
         victims.extend((0..self.edges).map(|_| Victim::Edge(random.random_range(0..sites))));
         victims.shuffle(&mut random);
         let mut millis = |low, high| Duration::from_millis(random.random_range(low..=high));
@@ -74,7 +76,7 @@ pub async fn carry_out(fleet: &Fleet, plan: &[Kill]) -> anyhow::Result<()> {
 
 fn part(fleet: &Fleet, victim: Victim) -> Option<&Part> {
     match victim {
-        Victim::ControlPlane => Some(&fleet.control_plane),
+        Victim::ControlPlane(index) => fleet.control_planes.get(usize::from(index)),
         Victim::Edge(index) => fleet.edges.get(usize::from(index)),
     }
 }
@@ -90,9 +92,9 @@ mod tests {
             control_plane: 2,
             edges: 5,
         };
-        let plan = chaos(1).plan(4);
-        assert_eq!(plan, chaos(1).plan(4));
-        assert_ne!(plan, chaos(2).plan(4));
+        let plan = chaos(1).plan(4, 1);
+        assert_eq!(plan, chaos(1).plan(4, 1));
+        assert_ne!(plan, chaos(2).plan(4, 1));
         let edges = plan
             .iter()
             .filter(|kill| matches!(kill.victim, Victim::Edge(0..4)));

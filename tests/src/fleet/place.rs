@@ -25,6 +25,18 @@ impl Block {
         SocketAddr::from(([127, self.0, 0, 1], 8080))
     }
 
+    /// Where a replica of several listens for the API, from 0.
+    #[must_use]
+    pub fn replica(self, index: u8) -> SocketAddr {
+        SocketAddr::from(([127, self.0, 0, 10 + index], 8080))
+    }
+
+    /// Where the broker listens for replicas.
+    #[must_use]
+    pub fn replicas_mqtt(self) -> SocketAddr {
+        SocketAddr::from(([127, self.0, 0, 1], 8884))
+    }
+
     /// Where the control plane listens for edges.
     #[must_use]
     pub fn mqtt(self) -> SocketAddr {

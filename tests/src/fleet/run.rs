@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use super::{
     chaos::{self, Chaos},
     judge,
+    listener::Listener,
     probe::{Probe, Times},
     process::Usage,
     refused::Refused,
-    world::{Fleet, IMAGE, PARALLEL},
+    world::{Fleet, IMAGE, PARALLEL, Part},
 };
 use crate::api::Api;
 
@@ -61,6 +62,8 @@ pub struct Summary {
     pub refused: Refused,
     /// Kills of the control plane and of edges.
     pub kills: (u32, u32),
+    /// Events heard live.
+    pub events: u64,
     /// Promises that were broken.
     pub faults: Vec<String>,
 }
@@ -78,17 +81,15 @@ struct Moments {
 /// When requests are refused, or nothing is known of the jobs within the limit. Broken promises are no error but
 /// [`Summary::faults`].
 pub async fn run(fleet: &Fleet, plan: Plan) -> anyhow::Result<Summary> {
-    let before = (
-        fleet.control_plane.process().usage().cpu_s,
-        fleet.edge_usage().cpu_s,
-    );
+    let before = (fleet.control_plane_usage().cpu_s, fleet.edge_usage().cpu_s);
     let begun = Instant::now();
+    let listener = Listener::start(&fleet.api);
     let first = ask_all(fleet, plan.installs).await?;
     let accepted_s = begun.elapsed().as_secs_f64();
     let probe = Probe::default();
     let kills = plan
         .chaos
-        .map(|chaos| chaos.plan(fleet.spec.sites))
+        .map(|chaos| chaos.plan(fleet.spec.sites, fleet.spec.replicas))
         .unwrap_or_default();
     let kill_all = async {
         chaos::carry_out(fleet, &kills).await?;
@@ -103,7 +104,9 @@ pub async fn run(fleet: &Fleet, plan: Plan) -> anyhow::Result<Summary> {
     let mut faults = moments.faults;
     faults.extend(judge::faults(plan.installs, &jobs));
     faults.extend(fleet.ended());
-    let (mut control_plane, mut edges) = (fleet.control_plane.process().usage(), fleet.edge_usage());
+    let (events, broken) = listener.stop(plan.installs).await?;
+    faults.extend(broken);
+    let (mut control_plane, mut edges) = (fleet.control_plane_usage(), fleet.edge_usage());
     control_plane.cpu_s -= before.0;
     edges.cpu_s -= before.1;
     Ok(Summary {
@@ -116,12 +119,14 @@ pub async fn run(fleet: &Fleet, plan: Plan) -> anyhow::Result<Summary> {
         simulator: Usage::of(std::process::id()),
         api: probe.times(),
         refused: fleet.refused().await,
-        kills: (
-            fleet.control_plane.process().kills(),
-            fleet.edges.iter().map(|edge| edge.process().kills()).sum(),
-        ),
+        kills: (killed(&fleet.control_planes), killed(&fleet.edges)),
+        events,
         faults,
     })
+}
+
+fn killed(parts: &[Part]) -> u32 {
+    parts.iter().map(|part| part.process().kills()).sum()
 }
 
 /// Asks for all installs, spread over the sites; gives back one of the jobs.

@@ -39,6 +39,7 @@ impl fmt::Display for Summary {
         for (name, count) in &self.refused {
             row(&format!("  {name}"), count.to_string())?;
         }
+        row("events heard live, in order", self.events.to_string())?;
         row(
             "kills",
             format!("control plane {}, edges {}", self.kills.0, self.kills.1),

@@ -25,6 +25,7 @@ use super::{
     place::{Block, MAX_MACHINES, MAX_SITES, MachinePlace, SitePlace},
     process::{Process, Usage},
     refused::{self, Refused},
+    replicas,
 };
 use crate::{api::Api, world::wait_for};
 
@@ -42,6 +43,9 @@ pub struct Spec {
     pub sites: u8,
     /// Machines a site.
     pub machines: u8,
+    /// Control planes on that one database, 1 or more; several need PostgreSQL and have a Mosquitto between them and the
+    /// sites, and a balancer before them.
+    pub replicas: u8,
     /// The control plane's database.
     pub database: Database,
     /// Seed of all times of simulated hardware.
@@ -95,11 +99,12 @@ pub struct Fleet {
     pub spec: Spec,
     /// The API, with a token.
     pub api: Api,
-    /// The control plane.
-    pub control_plane: Part,
+    /// The control planes.
+    pub control_planes: Vec<Part>,
     /// The edges.
     pub edges: Vec<Part>,
     machines: JoinSet<std::io::Result<()>>,
+    _broker: Option<Process>,
     stop: CancellationToken,
     /// Data and logs.
     folder: tempfile::TempDir,
@@ -127,15 +132,30 @@ impl Fleet {
             Database::Postgres => Some(Postgres::start()?),
         };
         let liveos = image::liveos(folder.path())?;
-        let control_plane = control_plane(block, folder.path(), postgres.as_ref())?;
+        ensure!(
+            spec.replicas == 1 || postgres.is_some(),
+            "several replicas need PostgreSQL"
+        );
+        let control_planes: Vec<Part> = (0..spec.replicas)
+            .map(|index| control_plane(block, (index, spec.replicas), folder.path(), postgres.as_ref()))
+            .collect::<anyhow::Result<_>>()?;
+        let stop = CancellationToken::new();
+        let broker = match &control_planes[..] {
+            [_] => None,
+            several => {
+                replicas::balance(block, spec.replicas, &stop).await?;
+                Some(replicas::broker(block, &several[0], folder.path())?)
+            }
+        };
         let edges = (0..spec.sites).map(|site| edge(block.site(site), folder.path(), &liveos));
         let mut fleet = Self {
             spec,
             api: Api::new(format!("http://{}", block.api()))?,
-            control_plane,
+            control_planes,
             edges: edges.collect::<anyhow::Result<_>>()?,
             machines: JoinSet::new(),
-            stop: CancellationToken::new(),
+            _broker: broker,
+            stop,
             // A disk's speed is not what is measured.
             _disks: tempfile::Builder::new()
                 .prefix("slipway-fleet-")
@@ -144,9 +164,13 @@ impl Fleet {
             _postgres: postgres,
             _lock: lock,
         };
-        fleet.control_plane.process().start()?;
+        // The first makes keys and tables, and is set up, before the others come.
+        fleet.control_planes[0].process().start()?;
         let token = fleet.setup_token().await?;
         fleet.api.set_up(&token).await?;
+        for replica in &fleet.control_planes[1..] {
+            replica.process().start()?;
+        }
         let guest = image::guest(fleet.folder.path())?;
         fleet.api.upload(IMAGE, &guest).await?;
         fleet.open_sites(block).await?;
@@ -156,13 +180,13 @@ impl Fleet {
 
     async fn setup_token(&self) -> anyhow::Result<String> {
         let look = || {
-            let text = self.control_plane.process().output();
+            let text = self.control_planes[0].process().output();
             let (_, rest) = text.split_once("token=")?;
             rest.split_once(char::is_whitespace)
                 .map(|(token, _)| token.to_owned())
         };
         let token = wait_for("the set-up link", Duration::from_secs(60), look).await;
-        token.with_context(|| self.control_plane.process().log_tail())
+        token.with_context(|| self.control_planes[0].process().log_tail())
     }
 
     async fn open_sites(&self, block: Block) -> anyhow::Result<()> {
@@ -229,22 +253,22 @@ impl Fleet {
             .await
     }
 
-    /// What all edges have used: CPU time and peak memory summed.
+    /// What all edges have used.
     #[must_use]
     pub fn edge_usage(&self) -> Usage {
-        self.edges.iter().fold(Usage::default(), |sum, edge| {
-            let used = edge.process().usage();
-            Usage {
-                cpu_s: sum.cpu_s + used.cpu_s,
-                peak_bytes: sum.peak_bytes + used.peak_bytes,
-            }
-        })
+        usage(&self.edges)
+    }
+
+    /// What all control planes have used.
+    #[must_use]
+    pub fn control_plane_usage(&self) -> Usage {
+        usage(&self.control_planes)
     }
 
     /// What control plane and edges have refused, by reason.
     pub async fn refused(&self) -> Refused {
         let mut all: Refused = BTreeMap::new();
-        for part in self.edges.iter().chain([&self.control_plane]) {
+        for part in self.edges.iter().chain(&self.control_planes) {
             refused::add(&mut all, &part.refused(&self.api).await);
         }
         all
@@ -253,7 +277,7 @@ impl Fleet {
     /// The processes that ended by themselves, which none should.
     #[must_use]
     pub fn ended(&self) -> Vec<String> {
-        let parts = self.edges.iter().chain([&self.control_plane]);
+        let parts = self.edges.iter().chain(&self.control_planes);
         parts.filter_map(|part| part.process().ended()).collect()
     }
 
@@ -269,12 +293,25 @@ impl Drop for Fleet {
         self.stop.cancel();
         self.machines.abort_all();
         if std::thread::panicking() {
-            eprintln!("--- control plane\n{}", self.control_plane.process().log_tail());
+            for part in &self.control_planes {
+                eprintln!("--- control plane\n{}", part.process().log_tail());
+            }
             for (index, edge) in self.edges.iter().enumerate().take(4) {
                 eprintln!("--- edge {index}\n{}", edge.process().log_tail());
             }
         }
     }
+}
+
+/// CPU time and peak memory, summed.
+fn usage(parts: &[Part]) -> Usage {
+    parts.iter().fold(Usage::default(), |sum, part| {
+        let used = part.process().usage();
+        Usage {
+            cpu_s: sum.cpu_s + used.cpu_s,
+            peak_bytes: sum.peak_bytes + used.peak_bytes,
+        }
+    })
 }
 
 /// A block of addresses that no other fleet on this host uses, and what keeps it.
@@ -313,19 +350,35 @@ fn level() -> (String, String) {
     ("SLIPWAY_LOG".to_owned(), level)
 }
 
-fn control_plane(block: Block, folder: &Path, postgres: Option<&Postgres>) -> anyhow::Result<Part> {
+/// One control plane, `index` of `replicas`. Replicas share keys and image chunks, here by one folder.
+fn control_plane(
+    block: Block,
+    (index, replicas): (u8, u8),
+    folder: &Path,
+    postgres: Option<&Postgres>,
+) -> anyhow::Result<Part> {
     let data = folder.join("control-plane");
+    let http = if replicas == 1 {
+        block.api()
+    } else {
+        block.replica(index)
+    };
     let mut environment = vec![
         level(),
-        ("SLIPWAY_HTTP".to_owned(), block.api().to_string()),
+        ("SLIPWAY_HTTP".to_owned(), http.to_string()),
         ("SLIPWAY_MQTT".to_owned(), block.mqtt().to_string()),
         ("SLIPWAY_MQTT_PUBLIC".to_owned(), block.mqtt().to_string()),
         ("SLIPWAY_PUBLIC_URL".to_owned(), format!("http://{}", block.api())),
         ("SLIPWAY_DATA_DIR".to_owned(), data.display().to_string()),
     ];
     environment.extend(postgres.map(|p| ("SLIPWAY_DATABASE_URL".to_owned(), p.url())));
-    let process = Process::new(binary("slipway-control-plane")?, &[], environment, data);
-    Ok(Part::new(process, format!("http://{}/metrics", block.api())))
+    if replicas > 1 {
+        let broker = block.replicas_mqtt().to_string();
+        environment.push(("SLIPWAY_BROKER".to_owned(), broker));
+    }
+    let log = folder.join(format!("control-plane-{index}"));
+    let process = Process::new(binary("slipway-control-plane")?, &[], environment, log);
+    Ok(Part::new(process, format!("http://{http}/metrics")))
 }
 
 fn edge(place: SitePlace, folder: &Path, liveos: &Path) -> anyhow::Result<Part> {
