@@ -21,7 +21,7 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, alerts, audit, events, images, instance_batches, instances, jobs,
-        machine_types, machines, projects, sites, stock, users, webhooks,
+        machine_import, machine_types, machines, projects, sites, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -128,6 +128,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(sites::token))
         .routes(routes!(machines::create, machines::list))
         .routes(routes!(machines::get, machines::update, machines::delete))
+        .routes(routes!(machine_import::import))
         .routes(routes!(machines::move_by))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))

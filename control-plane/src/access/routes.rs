@@ -95,6 +95,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/sites/{site}/tokens", Permission(P::SitesJoin)),
     ("GET", "/api/v1/machines", Permission(P::MachinesRead)),
     ("POST", "/api/v1/machines", Permission(P::MachinesWrite)),
+    ("POST", "/api/v1/machines/import", Permission(P::MachinesWrite)),
     ("GET", "/api/v1/machines/{machine}", Permission(P::MachinesRead)),
     (
         "PATCH",

@@ -1,7 +1,7 @@
 //! Machines and their ports.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
 };
 
@@ -217,6 +217,37 @@ pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Ma
     use machines::dsl;
     let row = dsl::machines.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
     row.first::<Row>(connection).optional()?.map(from_row).transpose()
+}
+
+/// Keys looked up in one query: databases take some thousands of parameters, not all that there may be.
+const KEYS: usize = 500;
+
+/// Those machines of these names that are there.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_names(connection: &mut Database, names: &[String]) -> StoreResult<Vec<Machine>> {
+    let mut found = Vec::new();
+    for names in names.chunks(KEYS) {
+        let rows = machines::table.filter(machines::name.eq_any(names.to_vec()));
+        for row in rows.load::<Row>(connection)? {
+            found.push(from_row(row)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Which of these ports are a machine's: port, and the id of its machine.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_ports(connection: &mut Database, ports: &[String]) -> StoreResult<HashMap<String, String>> {
+    let mut found = HashMap::new();
+    for ports in ports.chunks(KEYS) {
+        let rows = macs::table.filter(macs::mac.eq_any(ports.to_vec()));
+        found.extend(rows.load::<(String, String)>(connection)?);
+    }
+    Ok(found)
 }
 
 /// Up to `limit` machines whose name comes after `after`, by name, of the sites if some are given.

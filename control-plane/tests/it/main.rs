@@ -10,6 +10,7 @@ mod batches;
 mod common;
 mod events;
 mod fuzz;
+mod import;
 mod inventory;
 mod lists;
 mod live;
