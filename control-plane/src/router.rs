@@ -20,7 +20,7 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, alerts, audit, events, images, instance_batches, instances, jobs,
+        NO_NUL, access, account, addresses, alerts, audit, events, images, instance_batches, instances, jobs,
         machine_import, machine_types, machines, projects, sites, stock, users, webhooks,
     },
     app::App,
@@ -126,6 +126,9 @@ fn guarded_routes() -> Routes {
         .routes(routes!(sites::create, sites::list))
         .routes(routes!(sites::get, sites::update, sites::delete))
         .routes(routes!(sites::token))
+        .routes(routes!(addresses::list))
+        .routes(routes!(addresses::reserve))
+        .routes(routes!(addresses::unreserve))
         .routes(routes!(machines::create, machines::list))
         .routes(routes!(machines::get, machines::update, machines::delete))
         .routes(routes!(machine_import::import))

@@ -93,6 +93,21 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("PATCH", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
     ("DELETE", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
     ("POST", "/api/v1/sites/{site}/tokens", Permission(P::SitesJoin)),
+    (
+        "GET",
+        "/api/v1/sites/{site}/addresses",
+        Permission(P::MachinesRead),
+    ),
+    (
+        "POST",
+        "/api/v1/sites/{site}/reservations",
+        Permission(P::SitesWrite),
+    ),
+    (
+        "DELETE",
+        "/api/v1/sites/{site}/reservations/{reservation}",
+        Permission(P::SitesWrite),
+    ),
     ("GET", "/api/v1/machines", Permission(P::MachinesRead)),
     ("POST", "/api/v1/machines", Permission(P::MachinesWrite)),
     ("POST", "/api/v1/machines/import", Permission(P::MachinesWrite)),

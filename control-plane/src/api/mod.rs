@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod account;
+pub mod addresses;
 pub mod alerts;
 pub mod audit;
 pub mod events;

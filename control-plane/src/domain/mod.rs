@@ -1,6 +1,7 @@
 //! Use-cases: each owns its transaction, writes events, and wakes whoever must act on it afterwards.
 
 pub mod accounts;
+pub mod addresses;
 pub mod alerts;
 pub mod events;
 pub mod instances;

@@ -458,6 +458,22 @@ pub fn addresses(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<Ip
     rows.iter().map(|text| parse(text)).collect()
 }
 
+/// The addresses taken at a site, by address, each with its machine's name.
+///
+/// # Errors
+/// When the database fails.
+pub fn addresses_by_name(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<(Ipv4Addr, String)>> {
+    use machines::dsl;
+    let rows: Vec<(String, String)> = dsl::machines
+        .filter(dsl::site.eq(site.as_str()))
+        .select((dsl::address, dsl::name))
+        .load(connection)?;
+    let read = |(address, name): (String, String)| Ok((parse(&address)?, name));
+    let mut all = rows.into_iter().map(read).collect::<StoreResult<Vec<_>>>()?;
+    all.sort();
+    Ok(all)
+}
+
 /// Removes a machine.
 ///
 /// # Errors

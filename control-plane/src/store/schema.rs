@@ -51,6 +51,16 @@ diesel::table! {
         created_at -> BigInt,
     }
 }
+diesel::table! {
+    reservations (id) {
+        id -> Text,
+        site -> Text,
+        first -> Text,
+        last -> Text,
+        note -> Text,
+        created_at -> BigInt,
+    }
+}
 diesel::table! { macs (mac) { mac -> Text, machine -> Text, } }
 diesel::table! { images (id) { id -> Text, name -> Text, manifest -> Text, created_at -> BigInt, } }
 diesel::table! {

@@ -24,6 +24,7 @@ pub use row::{ImportRow, RowError};
 pub use update::{BmcUpdate, Update, update};
 
 use address::AddressBook;
+pub(super) use address::fits;
 
 use crate::{
     access::{Actor, Caller, Permission, Target},
