@@ -176,7 +176,11 @@ impl Client {
     }
 
     /// Uploads a disk image as it is read; never whole in memory.
-    pub(crate) async fn upload(&self, name: &str, file: &Path) -> anyhow::Result<Value> {
+    pub(crate) async fn upload(
+        &self,
+        query: &[(&str, Option<String>)],
+        file: &Path,
+    ) -> anyhow::Result<Value> {
         let opened = tokio::fs::File::open(file)
             .await
             .with_context(|| format!("cannot read {}", file.display()))?;
@@ -184,7 +188,7 @@ impl Client {
         let request = self
             .http
             .post(format!("{}/api/v1/images", self.url))
-            .query(&[("name", name)])
+            .query(query)
             .body(body);
         self.send(request).await
     }

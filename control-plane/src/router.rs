@@ -146,7 +146,7 @@ fn guarded_routes() -> Routes {
         ))
         .routes(routes!(machine_types::preview))
         .routes(routes!(images::upload, images::list))
-        .routes(routes!(images::get, images::delete))
+        .routes(routes!(images::get, images::update, images::delete))
         .routes(routes!(instances::create, instances::list))
         .routes(routes!(instance_batches::create))
         .routes(routes!(instance_batches::begin))

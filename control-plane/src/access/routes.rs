@@ -201,6 +201,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/images", Permission(P::ImagesRead)),
     ("POST", "/api/v1/images", Global(P::ImagesWrite)),
     ("GET", "/api/v1/images/{image}", Permission(P::ImagesRead)),
+    ("PATCH", "/api/v1/images/{image}", Global(P::ImagesWrite)),
     ("DELETE", "/api/v1/images/{image}", Global(P::ImagesWrite)),
     ("GET", "/api/v1/instances", Permission(P::InstancesRead)),
     ("POST", "/api/v1/instances", Permission(P::InstancesWrite)),

@@ -11,6 +11,7 @@ mod batches;
 mod common;
 mod events;
 mod fuzz;
+mod images;
 mod import;
 mod inventory;
 mod lists;
