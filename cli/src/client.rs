@@ -160,8 +160,27 @@ impl Client {
         Err(problem(&self.url, answer).await)
     }
 
+    /// Posts a text that is no JSON body of ours; a refusal that lists `rows` is an answer too.
+    pub(crate) async fn post_text(&self, path: &str, kind: &str, text: String) -> anyhow::Result<Value> {
+        let request = self.http.post(format!("{}{path}", self.url));
+        let answer = self
+            .answer(request.header("Content-Type", kind).body(text))
+            .await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_success() || body["rows"].is_array() {
+            return Ok(body);
+        }
+        Err(refusal(&self.url, status, &body))
+    }
+
     /// Uploads a disk image as it is read; never whole in memory.
-    pub(crate) async fn upload(&self, name: &str, file: &Path) -> anyhow::Result<Value> {
+    pub(crate) async fn upload(
+        &self,
+        query: &[(&str, Option<String>)],
+        file: &Path,
+    ) -> anyhow::Result<Value> {
         let opened = tokio::fs::File::open(file)
             .await
             .with_context(|| format!("cannot read {}", file.display()))?;
@@ -169,7 +188,7 @@ impl Client {
         let request = self
             .http
             .post(format!("{}/api/v1/images", self.url))
-            .query(&[("name", name)])
+            .query(query)
             .body(body);
         self.send(request).await
     }
@@ -203,6 +222,10 @@ async fn problem(url: &str, answer: reqwest::Response) -> anyhow::Error {
     let status = answer.status();
     let text = answer.text().await.unwrap_or_default();
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    refusal(url, status, &body)
+}
+
+fn refusal(url: &str, status: reqwest::StatusCode, body: &Value) -> anyhow::Error {
     match (body["detail"].as_str(), body["code"].as_str()) {
         (Some(detail), Some(code)) => Refusal {
             detail: detail.to_owned(),

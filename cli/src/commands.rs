@@ -1,17 +1,13 @@
 //! Every command, parsed and carried out.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use serde_json::Value;
 
 use crate::{
-    access, account, alerts,
-    client::Client,
-    config, events, jobs, life, machine_types, machines,
-    output::{self, Format},
-    session, sites, stock, watch, webhooks,
+    access, account, alerts, client::Client, config, events, images, jobs, life, machine_types, machines,
+    output::Format, session, sites, stock, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -72,7 +68,7 @@ enum Command {
     Stock(stock::Stock),
     /// Images
     #[command(subcommand)]
-    Image(Image),
+    Image(images::Image),
     /// Instances
     #[command(subcommand)]
     Instance(life::Instance),
@@ -98,33 +94,11 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum Image {
-    /// Upload a raw disk image, or one compressed by zstd
-    Upload {
-        file: PathBuf,
-        #[arg(long)]
-        name: String,
-    },
-    /// List images
-    List,
-    /// Show an image
-    Show { image: String },
-    /// Remove an image nobody uses
-    Delete { image: String },
-}
-
-#[derive(Debug, Subcommand)]
 enum Mqtt {
     /// Show messages live, verified where keys are given
     Watch(watch::Watch),
 }
 
-const IMAGE: [(&str, &str); 4] = [
-    ("image", "/name"),
-    ("bytes", "/size_bytes"),
-    ("stored", "/stored_bytes"),
-    ("id", "/id"),
-];
 /// Carries a command out.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli {
@@ -166,7 +140,7 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Machine(machine) => machines::run(client, output, machine).await,
         Command::MachineType(what) => machine_types::run(client, output, what).await,
         Command::Stock(what) => stock::run(client, output, what).await,
-        Command::Image(image) => run_image(client, output, image).await,
+        Command::Image(image) => images::run(client, output, image).await,
         Command::Instance(instance) => life::run(client, output, instance).await,
         Command::Job(job) => jobs::run(client, output, job).await,
         Command::Events(wanted) => events::run(client, output, wanted).await,
@@ -176,21 +150,6 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-fn gone(result: anyhow::Result<Value>) -> anyhow::Result<ExitCode> {
-    result.map(|_| ExitCode::SUCCESS)
-}
-
-async fn run_image(client: &Client, format: Format, image: Image) -> anyhow::Result<ExitCode> {
-    let answer = match image {
-        Image::Upload { file, name } => client.upload(&name, &file).await?,
-        Image::List => client.get("/api/v1/images?limit=1000").await?,
-        Image::Show { image } => client.get(&format!("/api/v1/images/{image}")).await?,
-        Image::Delete { image } => return gone(client.delete(&format!("/api/v1/images/{image}")).await),
-    };
-    output::print(format, &answer, &IMAGE);
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -24,6 +24,17 @@ pub(crate) enum Machine {
     Create(Box<NewMachine>),
     /// Change a machine; what is not given stays
     Set(Box<Changes>),
+    /// Add or change many machines from a file: all of them or none
+    Import {
+        /// CSV with a header, or a JSON array; `-` is standard input
+        file: PathBuf,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Change machines that are there already and differ
+        #[arg(long)]
+        update: bool,
+    },
     /// Keep machines and give them to nobody
     Shelve(Move),
     /// Give machines out
@@ -160,6 +171,11 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
             client.post("/api/v1/machines", new_machine(*new)?).await?,
             &COLUMNS,
         ),
+        Machine::Import {
+            file,
+            dry_run,
+            update,
+        } => return import(client, format, &file, (dry_run, update)).await,
         Machine::Set(changes) => {
             let path = of(&changes.machine, "");
             (client.patch(&path, change(*changes)?).await?, &COLUMNS)
@@ -195,6 +211,72 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
     };
     output::print(format, &answer, columns);
     Ok(ExitCode::SUCCESS)
+}
+
+const LINES: [(&str, &str); 4] = [
+    ("row", "/row"),
+    ("machine", "/name"),
+    ("action", "/action"),
+    ("errors", "/errors"),
+];
+
+/// Prints what becomes of each row, wrong ones too, and fails if any is wrong.
+async fn import(
+    client: &Client,
+    format: Format,
+    file: &Path,
+    (dry_run, update): (bool, bool),
+) -> anyhow::Result<ExitCode> {
+    let text = read(file)?;
+    let kind = if text.trim_start().starts_with('[') {
+        "application/json"
+    } else {
+        "text/csv"
+    };
+    let path = format!("/api/v1/machines/import?dry_run={dry_run}&update={update}");
+    let answer = lines(client.post_text(&path, kind, text).await?);
+    let shown = if format == Format::Json {
+        answer.clone()
+    } else {
+        worded(answer.clone())
+    };
+    output::print(format, &shown, &LINES);
+    let wrong = answer["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|line| line["action"] == "error");
+    Ok(if wrong {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// A refusal holds the rows under another name.
+fn lines(mut answer: Value) -> Value {
+    if answer["items"].is_null() {
+        answer["items"] = answer["rows"].take();
+    }
+    answer
+}
+
+/// In a table, what is wrong with a row becomes text.
+fn worded(mut answer: Value) -> Value {
+    let word = |e: &Value| {
+        Some(format!(
+            "{}: {} ({})",
+            e["field"].as_str()?,
+            e["detail"].as_str()?,
+            e["code"].as_str()?
+        ))
+    };
+    for line in answer["items"].as_array_mut().into_iter().flatten() {
+        let errors = line["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let words: Vec<String> = errors.iter().filter_map(word).collect();
+        line["errors"] = words.join("; ").into();
+    }
+    answer
 }
 
 /// Moves one machine after the other; the first that is refused ends it.
@@ -270,13 +352,17 @@ fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
 
 /// A secret from a file or standard input; never from the command line, where others can read it.
 fn secret(file: &Path) -> anyhow::Result<String> {
+    Ok(read(file)?.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     if file == Path::new("-") {
         std::io::stdin().read_to_string(&mut text)?;
     } else {
         text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     }
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -288,6 +374,20 @@ mod tests {
     struct Line {
         #[command(flatten)]
         changes: Changes,
+    }
+
+    #[test]
+    fn wrong_rows_are_told_in_a_table() {
+        let error = json!({ "field": "macs", "detail": "`x` is no MAC", "code": "mac" });
+        let refusal =
+            json!({ "code": "import", "rows": [{ "row": 1, "action": "error", "errors": [error, error] }] });
+        let shown = worded(lines(refusal));
+        assert_eq!(
+            shown["items"][0]["errors"],
+            "macs: `x` is no MAC (mac); macs: `x` is no MAC (mac)"
+        );
+        let done = json!({ "items": [{ "row": 1, "action": "create", "errors": [] }] });
+        assert_eq!(worded(lines(done))["items"][0]["errors"], "");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod config;
 mod events;
+mod images;
 mod jobs;
 mod labels;
 mod life;

@@ -31,6 +31,34 @@ pub(crate) enum Site {
     List,
     /// Show a site
     Show { id: String },
+    /// Change a site; what is not given stays
+    Update {
+        id: String,
+        /// For people
+        #[arg(long)]
+        description: Option<String>,
+        /// Its subnets, as for create; may be repeated; they take the place of all there were
+        #[arg(long = "subnet", value_parser = subnet)]
+        subnets: Vec<Value>,
+    },
+    /// Show who holds which address, what is reserved, and how many are free
+    Addresses {
+        id: String,
+        /// Only count
+        #[arg(long)]
+        brief: bool,
+    },
+    /// Reserve addresses: no machine is given them
+    Reserve {
+        id: String,
+        /// ADDRESS or FIRST-LAST
+        addresses: String,
+        /// What for
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// Take a reservation back, by its first address or its id
+    Unreserve { id: String, reservation: String },
     /// Switch the look at unknown machines on or off
     Discover {
         id: String,
@@ -51,6 +79,86 @@ const COLUMNS: [(&str, &str); 5] = [
     ("description", "/description"),
 ];
 
+const SUBNETS: [(&str, &str); 6] = [
+    ("subnet", "/subnet/network"),
+    ("server", "/subnet/server"),
+    ("gateway", "/subnet/gateway"),
+    ("pool", "/subnet/pool"),
+    ("used", "/used"),
+    ("free", "/free"),
+];
+const HOLDERS: [(&str, &str); 3] = [
+    ("address", "/address"),
+    ("machine", "/machine"),
+    ("reserved", "/note"),
+];
+const RESERVATION: [(&str, &str); 4] = [
+    ("first", "/first"),
+    ("last", "/last"),
+    ("note", "/note"),
+    ("id", "/id"),
+];
+
+/// Who holds an address and what is reserved, of all subnets in one table.
+fn holders(answer: &Value) -> Value {
+    let lists = |name: &str| {
+        let subnets = answer["items"].as_array().into_iter().flatten();
+        let rows: Vec<Value> = subnets
+            .flat_map(|s| s[name].as_array().cloned().unwrap_or_default())
+            .collect();
+        rows
+    };
+    let mut rows = lists("holders");
+    for reserved in lists("reservations") {
+        let (first, last) = (&reserved["first"], &reserved["last"]);
+        let range = [first, last].map(|a| a.as_str().unwrap_or_default());
+        let address = if first == last {
+            range[0].to_owned()
+        } else {
+            range.join("-")
+        };
+        rows.push(json!({ "address": address, "note": reserved["note"] }));
+    }
+    json!({ "items": rows })
+}
+
+async fn addresses(client: &Client, format: Format, id: &str, brief: bool) -> anyhow::Result<ExitCode> {
+    let answer = client.get(&format!("/api/v1/sites/{id}/addresses")).await?;
+    output::print(format, &answer, &SUBNETS);
+    if format == Format::Table && !brief {
+        println!();
+        output::print(format, &holders(&answer), &HOLDERS);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn reserve(
+    client: &Client,
+    format: Format,
+    id: &str,
+    (addresses, note): (&str, &str),
+) -> anyhow::Result<ExitCode> {
+    let (first, last) = addresses.split_once('-').unwrap_or((addresses, addresses));
+    let body = json!({ "first": first, "last": last, "note": note });
+    let answer = client
+        .post(&format!("/api/v1/sites/{id}/reservations"), body)
+        .await?;
+    output::print(format, &answer, &RESERVATION);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is not given is not said, and so stays.
+fn change(description: Option<String>, subnets: Vec<Value>) -> Value {
+    let mut body = json!({});
+    if let Some(description) = description {
+        body["description"] = description.into();
+    }
+    if !subnets.is_empty() {
+        body["subnets"] = subnets.into();
+    }
+    body
+}
+
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::Result<ExitCode> {
     let answer = match site {
@@ -66,6 +174,23 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
         }
         Site::List => client.get("/api/v1/sites?limit=1000").await?,
         Site::Show { id } => client.get(&format!("/api/v1/sites/{id}")).await?,
+        Site::Update {
+            id,
+            description,
+            subnets,
+        } => {
+            let body = change(description, subnets);
+            client.patch(&format!("/api/v1/sites/{id}"), body).await?
+        }
+        Site::Addresses { id, brief } => return addresses(client, format, &id, brief).await,
+        Site::Reserve { id, addresses, note } => {
+            return reserve(client, format, &id, (&addresses, &note)).await;
+        }
+        Site::Unreserve { id, reservation } => {
+            let path = format!("/api/v1/sites/{id}/reservations/{reservation}");
+            client.delete(&path).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Site::Discover { id, on } => {
             client
                 .patch(&format!("/api/v1/sites/{id}"), json!({ "discover": on }))
@@ -119,6 +244,24 @@ fn subnet(text: &str) -> Result<Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holders_and_reservations_are_one_table() {
+        let answer = json!({ "items": [{
+            "holders": [{ "address": "192.0.2.2", "machine": "m1" }],
+            "reservations": [{ "first": "192.0.2.3", "last": "192.0.2.9", "note": "switches" }],
+        }] });
+        let expected = json!([
+            { "address": "192.0.2.2", "machine": "m1" },
+            { "address": "192.0.2.3-192.0.2.9", "note": "switches" },
+        ]);
+        assert_eq!(holders(&answer)["items"], expected);
+        assert_eq!(change(None, vec![]), json!({}));
+        assert_eq!(
+            change(Some("d".into()), vec![json!(1)]),
+            json!({ "description": "d", "subnets": [1] })
+        );
+    }
 
     #[test]
     fn subnets_are_read() {

@@ -20,8 +20,8 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, alerts, audit, events, images, instance_batches, instances, jobs,
-        machine_types, machines, projects, rescue, sites, sso, stock, users, webhooks,
+        NO_NUL, access, account, addresses, alerts, audit, events, images, instance_batches, instances, jobs,
+        machine_import, machine_types, machines, projects, rescue, sites, sso, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -130,8 +130,12 @@ fn guarded_routes() -> Routes {
         .routes(routes!(sites::create, sites::list))
         .routes(routes!(sites::get, sites::update, sites::delete))
         .routes(routes!(sites::token))
+        .routes(routes!(addresses::list))
+        .routes(routes!(addresses::reserve))
+        .routes(routes!(addresses::unreserve))
         .routes(routes!(machines::create, machines::list))
         .routes(routes!(machines::get, machines::update, machines::delete))
+        .routes(routes!(machine_import::import))
         .routes(routes!(machines::move_by))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))
@@ -146,7 +150,7 @@ fn guarded_routes() -> Routes {
         ))
         .routes(routes!(machine_types::preview))
         .routes(routes!(images::upload, images::list))
-        .routes(routes!(images::get, images::delete))
+        .routes(routes!(images::get, images::update, images::delete))
         .routes(routes!(instances::create, instances::list))
         .routes(routes!(instance_batches::create))
         .routes(routes!(instance_batches::begin))

@@ -96,8 +96,24 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("PATCH", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
     ("DELETE", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
     ("POST", "/api/v1/sites/{site}/tokens", Permission(P::SitesJoin)),
+    (
+        "GET",
+        "/api/v1/sites/{site}/addresses",
+        Permission(P::MachinesRead),
+    ),
+    (
+        "POST",
+        "/api/v1/sites/{site}/reservations",
+        Permission(P::SitesWrite),
+    ),
+    (
+        "DELETE",
+        "/api/v1/sites/{site}/reservations/{reservation}",
+        Permission(P::SitesWrite),
+    ),
     ("GET", "/api/v1/machines", Permission(P::MachinesRead)),
     ("POST", "/api/v1/machines", Permission(P::MachinesWrite)),
+    ("POST", "/api/v1/machines/import", Permission(P::MachinesWrite)),
     ("GET", "/api/v1/machines/{machine}", Permission(P::MachinesRead)),
     (
         "PATCH",
@@ -188,6 +204,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/images", Permission(P::ImagesRead)),
     ("POST", "/api/v1/images", Global(P::ImagesWrite)),
     ("GET", "/api/v1/images/{image}", Permission(P::ImagesRead)),
+    ("PATCH", "/api/v1/images/{image}", Global(P::ImagesWrite)),
     ("DELETE", "/api/v1/images/{image}", Global(P::ImagesWrite)),
     ("GET", "/api/v1/instances", Permission(P::InstancesRead)),
     ("POST", "/api/v1/instances", Permission(P::InstancesWrite)),

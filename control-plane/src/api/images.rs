@@ -12,7 +12,6 @@ use axum::{
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use slipway_protocol::{
     ids::{Digest, SiteId},
     site::chunk_proof,
@@ -20,7 +19,7 @@ use slipway_protocol::{
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{List, Page, Path, Query, parse};
+use super::{Body, List, Page, Path, Query, parse};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
@@ -29,7 +28,7 @@ use crate::{
     error::ApiError,
     store::{
         audit::{self, Change},
-        images::{self, Image},
+        images::{self, Edition, Image},
     },
 };
 
@@ -40,6 +39,14 @@ pub struct ImageView {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// The family it is a version of.
+    pub family: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Whether its family's name no longer means it.
+    pub deprecated: bool,
+    /// The types of machines it may be installed on; of all if empty.
+    pub machine_types: Vec<String>,
     /// Raw size in bytes.
     pub size_bytes: u64,
     /// Bytes stored and sent.
@@ -54,6 +61,10 @@ fn view(image: Image) -> ImageView {
     ImageView {
         id: image.id.to_string(),
         name: image.name,
+        family: image.edition.family,
+        version: image.edition.version,
+        deprecated: image.edition.deprecated,
+        machine_types: image.edition.machine_types,
         size_bytes: image.manifest.size_bytes,
         stored_bytes: image.manifest.stored_bytes(),
         chunks: image.manifest.chunks.len(),
@@ -66,10 +77,14 @@ fn view(image: Image) -> ImageView {
 pub struct UploadName {
     /// The image's name: a-z, 0-9 and '-'
     pub name: String,
+    /// The family it is a version of
+    pub family: Option<String>,
+    /// Its version, given with a family
+    pub version: Option<String>,
 }
 
 fn change(action: &'static str, image: &Image) -> Change<'static> {
-    let told = Some(json!({ "id": image.id.to_string(), "name": image.name }));
+    let told = Some(domain::images::told(image));
     let (before, after) = if action == "image.create" {
         (None, told)
     } else {
@@ -90,7 +105,11 @@ fn change(action: &'static str, image: &Image) -> Change<'static> {
 pub async fn upload(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Query(UploadName { name }): Query<UploadName>,
+    Query(UploadName {
+        name,
+        family,
+        version,
+    }): Query<UploadName>,
     body: HttpBody,
 ) -> Result<impl IntoResponse, ApiError> {
     caller.require(Permission::ImagesWrite, Target::GLOBAL)?;
@@ -108,41 +127,108 @@ pub async fn upload(
     let image = Image {
         id: manifest.id(),
         name,
+        edition: Edition {
+            family,
+            version,
+            ..Edition::default()
+        },
         manifest,
         created_at: (app.now)(),
     };
     let (kept, by, now) = (image.clone(), caller.actor, image.created_at);
     app.store
         .transaction(move |db| {
+            domain::images::check(db, &kept)?;
             images::insert(db, &kept)?;
-            audit::done(db, &by, now, change("image.create", &kept))
+            Ok::<_, ApiError>(audit::done(db, &by, now, change("image.create", &kept))?)
         })
         .await?;
     Ok((StatusCode::CREATED, Json(view(image))))
 }
 
+/// Which images.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct ImageFilter {
+    /// Versions of one family
+    pub family: Option<String>,
+}
+
 /// Lists images by name.
-#[utoipa::path(get, path = "/api/v1/images", tag = "images", params(Page), responses((status = 200, body = List<ImageView>)))]
+#[utoipa::path(get, path = "/api/v1/images", tag = "images", params(Page, ImageFilter),
+    responses((status = 200, body = List<ImageView>)))]
 pub async fn list(
     State(app): State<Arc<App>>,
     Query(page): Query<Page>,
+    Query(filter): Query<ImageFilter>,
 ) -> Result<Json<List<ImageView>>, ApiError> {
     let (limit, cursor) = (page.limit(), page.cursor());
-    let rows = app.store.read(move |db| images::list(db, &cursor, limit)).await?;
+    let rows = app
+        .store
+        .read(move |db| images::list(db, filter.family, &cursor, limit))
+        .await?;
     let items = rows.into_iter().map(view).collect();
     Ok(Json(List::page(items, limit, |image: &ImageView| {
         image.name.clone()
     })))
 }
 
-/// Shows an image, by id or name.
+/// Shows an image: by id or name, as `family:version`, or the newest of a family.
 #[utoipa::path(get, path = "/api/v1/images/{image}", tag = "images", params(("image" = String, Path)),
     responses((status = 200, body = ImageView), (status = 404)))]
 pub async fn get(State(app): State<Arc<App>>, Path(key): Path<String>) -> Result<Json<ImageView>, ApiError> {
-    let found = app
-        .store
-        .read(move |db| images::get(db, &key)?.ok_or_else(|| ApiError::NotFound("image", key)));
+    let found = app.store.read(move |db| domain::images::find(db, &key));
     Ok(Json(view(found.await?)))
+}
+
+/// What is to be changed of an image; what is left out stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// The family it is a version of, given with a version; null takes it out of its family.
+    #[serde(default, deserialize_with = "super::given")]
+    #[schema(value_type = Option<String>)]
+    pub family: Option<Option<String>>,
+    /// Its version, given with a family.
+    #[serde(default, deserialize_with = "super::given")]
+    #[schema(value_type = Option<String>)]
+    pub version: Option<Option<String>>,
+    /// Whether its family's name no longer means it.
+    pub deprecated: Option<bool>,
+    /// The types of machines it may be installed on; of all if empty.
+    pub machine_types: Option<Vec<String>>,
+}
+
+/// Changes what is said of an image, named by id, name or `family:version`.
+#[utoipa::path(patch, path = "/api/v1/images/{image}", tag = "images", params(("image" = String, Path)),
+    request_body = ImageChange,
+    responses((status = 200, body = ImageView), (status = 400), (status = 403), (status = 404), (status = 409)))]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Body(body): Body<ImageChange>,
+) -> Result<Json<ImageView>, ApiError> {
+    let version = match (body.family, body.version) {
+        (None, None) => None,
+        (Some(None), None | Some(None)) => Some(None),
+        (Some(Some(family)), Some(Some(version))) => Some(Some((family, version))),
+        _ => {
+            let detail = "a family and a version are given together".to_owned();
+            return Err(ApiError::Bad("version", detail));
+        }
+    };
+    let wanted = domain::images::Update {
+        name: body.name,
+        version,
+        deprecated: body.deprecated,
+        machine_types: body.machine_types,
+    };
+    Ok(Json(view(
+        domain::images::update(&app, &caller, key, wanted).await?,
+    )))
 }
 
 /// Removes an image nobody uses.

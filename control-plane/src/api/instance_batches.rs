@@ -141,7 +141,7 @@ fn work(verb: Verb, body: &BatchWorkBody) -> Result<Work, ApiError> {
 
 /// Works on many instances: one after the other, each for itself. One that is refused does not hold up the others.
 #[utoipa::path(post, path = "/api/v1/instances/batch/{verb}", tag = "instances", request_body = BatchWorkBody,
-    params(("verb" = Verb, Path)), responses((status = 200, body = List<BatchItem>), (status = 400)))]
+    params(("verb" = inline(Verb), Path)), responses((status = 200, body = List<BatchItem>), (status = 400)))]
 pub async fn begin(
     State(app): State<Arc<App>>,
     caller: Caller,

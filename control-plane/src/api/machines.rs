@@ -345,7 +345,7 @@ pub struct MoveBody {
 
 /// Moves a machine: on and off the shelf, into maintenance or quarantine and back, or out of service for good.
 #[utoipa::path(post, path = "/api/v1/machines/{machine}/{move}", tag = "machines", request_body = MoveBody,
-    params(("machine" = String, Path), ("move" = MachineMove, Path)),
+    params(("machine" = String, Path), ("move" = inline(MachineMove), Path)),
     responses((status = 200, body = MachineView), (status = 400), (status = 403), (status = 404), (status = 409)))]
 pub async fn move_by(
     State(app): State<Arc<App>>,

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod account;
+pub mod addresses;
 pub mod alerts;
 pub mod audit;
 pub mod events;
@@ -9,6 +10,7 @@ pub mod images;
 pub mod instance_batches;
 pub mod instances;
 pub mod jobs;
+pub mod machine_import;
 pub mod machine_types;
 pub mod machines;
 pub mod projects;

@@ -14,6 +14,7 @@ use crate::{
         Database, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
+        images,
         machine_types::{self, MachineType},
         machines::{self, Class, Machine},
         projects,
@@ -136,6 +137,10 @@ pub async fn delete(app: &App, caller: &Caller, name: String) -> Result<(), ApiE
             }
             if let Some(project) = projects::with_quota_of(db, &name)? {
                 let detail = format!("project `{project}` has a quota for the type `{name}`; lift it first");
+                return Err(ApiError::Conflict("machine_type_in_use", detail));
+            }
+            if let Some(image) = images::bound_to(db, &name)? {
+                let detail = format!("image `{image}` is bound to the type `{name}`; unbind it first");
                 return Err(ApiError::Conflict("machine_type_in_use", detail));
             }
             machine_types::delete(db, &name)?;

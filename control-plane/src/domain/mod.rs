@@ -1,8 +1,10 @@
 //! Use-cases: each owns its transaction, writes events, and wakes whoever must act on it afterwards.
 
 pub mod accounts;
+pub mod addresses;
 pub mod alerts;
 pub mod events;
+pub mod images;
 pub mod instances;
 pub mod jobs;
 pub mod machine_types;

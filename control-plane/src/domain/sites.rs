@@ -12,6 +12,7 @@ use slipway_protocol::{
     topic::Topic,
 };
 
+use super::addresses;
 use crate::{
     access::{Actor, Caller, Permission, Target, Via, Visible},
     app::App,
@@ -43,6 +44,7 @@ fn check(settings: &SiteSettings) -> Result<(), ApiError> {
     for subnet in &settings.subnets {
         check_subnet(subnet)?;
     }
+    addresses::check_overlap(&settings.subnets)?;
     if settings
         .limits
         .maintenance
@@ -183,6 +185,7 @@ pub async fn update(
             let mut settings = site.settings.clone();
             apply(&mut settings);
             check(&settings)?;
+            addresses::check_cut(db, &site.id, (&site.settings.subnets, &settings.subnets))?;
             let revision = seen.unwrap_or(site.revision);
             if !sites::update(db, &site.id, revision, &settings)? {
                 return Err(ApiError::Changed);

@@ -8,6 +8,19 @@ use slipway_protocol::{ids::ImageId, image::Manifest};
 
 use super::{Database, StoreResult, from_json, micros, parse, schema::images, time, to_json};
 
+/// What operators say of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edition {
+    /// The family it is a version of.
+    pub family: Option<String>,
+    /// Its version; there with a family only.
+    pub version: Option<String>,
+    /// Whether its family's name no longer means it.
+    pub deprecated: bool,
+    /// The types of machines it may be installed on; of all if empty.
+    pub machine_types: Vec<String>,
+}
+
 /// An image.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -17,17 +30,35 @@ pub struct Image {
     pub name: String,
     /// What it is made of.
     pub manifest: Manifest,
+    /// What operators say of it.
+    pub edition: Edition,
     /// When it was added.
     pub created_at: DateTime<Utc>,
 }
 
-type Row = (String, String, String, i64);
+type Row = (
+    String,
+    String,
+    String,
+    i64,
+    Option<String>,
+    Option<String>,
+    bool,
+    String,
+);
 
-fn image((id, name, manifest, created_at): Row) -> StoreResult<Image> {
+fn image(row: Row) -> StoreResult<Image> {
+    let (id, name, manifest, created_at, family, version, deprecated, machine_types) = row;
     Ok(Image {
         id: parse(&id)?,
         name,
         manifest: from_json(&manifest)?,
+        edition: Edition {
+            family,
+            version,
+            deprecated,
+            machine_types: from_json(&machine_types)?,
+        },
         created_at: time(created_at),
     })
 }
@@ -43,6 +74,10 @@ pub fn insert(connection: &mut Database, image: &Image) -> StoreResult<()> {
         dsl::name.eq(&image.name),
         dsl::manifest.eq(to_json(&image.manifest)?),
         dsl::created_at.eq(micros(image.created_at)),
+        dsl::family.eq(&image.edition.family),
+        dsl::version.eq(&image.edition.version),
+        dsl::deprecated.eq(image.edition.deprecated),
+        dsl::machine_types.eq(to_json(&image.edition.machine_types)?),
     );
     diesel::insert_into(dsl::images).values(row).execute(connection)?;
     Ok(())
@@ -56,6 +91,79 @@ pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Im
     use images::dsl;
     let row = dsl::images.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
     row.first::<Row>(connection).optional()?.map(image).transpose()
+}
+
+/// Sets what operators say of an image.
+///
+/// # Errors
+/// [`super::StoreError::Taken`] when its name, or its version in its family, is there already.
+pub fn update(connection: &mut Database, image: &Image) -> StoreResult<()> {
+    use images::dsl;
+    let change = (
+        dsl::name.eq(&image.name),
+        dsl::family.eq(&image.edition.family),
+        dsl::version.eq(&image.edition.version),
+        dsl::deprecated.eq(image.edition.deprecated),
+        dsl::machine_types.eq(to_json(&image.edition.machine_types)?),
+    );
+    diesel::update(dsl::images.find(image.id.to_string()))
+        .set(change)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// All versions of a family.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_family(connection: &mut Database, family: &str) -> StoreResult<Vec<Image>> {
+    let rows = images::table
+        .filter(images::family.eq(family))
+        .load::<Row>(connection)?;
+    rows.into_iter().map(image).collect()
+}
+
+/// Whether there is a family of that name.
+///
+/// # Errors
+/// When the database fails.
+pub fn has_family(connection: &mut Database, family: &str) -> StoreResult<bool> {
+    let rows = images::table.filter(images::family.eq(family));
+    Ok(rows.count().get_result::<i64>(connection)? > 0)
+}
+
+/// The name of an image that is bound to a machine type, if there is one.
+///
+/// # Errors
+/// When the database fails.
+pub fn bound_to(connection: &mut Database, machine_type: &str) -> StoreResult<Option<String>> {
+    use images::dsl;
+    let rows: Vec<(String, String)> = dsl::images
+        .filter(dsl::machine_types.ne("[]"))
+        .select((dsl::name, dsl::machine_types))
+        .load(connection)?;
+    for (name, types) in rows {
+        if from_json::<Vec<String>>(&types)?
+            .iter()
+            .any(|bound| bound == machine_type)
+        {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// The machine types an image is bound to; none if it is for all, or gone.
+///
+/// # Errors
+/// When the database fails.
+pub fn types_of(connection: &mut Database, id: ImageId) -> StoreResult<Vec<String>> {
+    let types: Option<String> = images::table
+        .find(id.to_string())
+        .select(images::machine_types)
+        .first(connection)
+        .optional()?;
+    types.map_or_else(|| Ok(Vec::new()), |text| from_json(&text))
 }
 
 /// Those of `ids` that are there.
@@ -72,17 +180,26 @@ pub fn existing(connection: &mut Database, ids: &BTreeSet<ImageId>) -> StoreResu
     found.iter().map(|id| parse(id)).collect()
 }
 
-/// Up to `limit` images whose name comes after `after`, by name.
+/// Up to `limit` images whose name comes after `after`, by name, of one family if it is given.
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(connection: &mut Database, after: &str, limit: i64) -> StoreResult<Vec<Image>> {
+pub fn list(
+    connection: &mut Database,
+    family: Option<String>,
+    after: &str,
+    limit: i64,
+) -> StoreResult<Vec<Image>> {
     use images::dsl;
-    let rows = dsl::images
+    let mut query = dsl::images
         .filter(dsl::name.gt(after))
         .order(dsl::name)
         .limit(limit)
-        .load::<Row>(connection)?;
+        .into_boxed();
+    if let Some(family) = family {
+        query = query.filter(dsl::family.eq(family));
+    }
+    let rows = query.load::<Row>(connection)?;
     rows.into_iter().map(image).collect()
 }
 

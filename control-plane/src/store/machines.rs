@@ -1,7 +1,7 @@
 //! Machines and their ports.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
 };
 
@@ -219,6 +219,37 @@ pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Ma
     row.first::<Row>(connection).optional()?.map(from_row).transpose()
 }
 
+/// Keys looked up in one query: databases take some thousands of parameters, not all that there may be.
+const KEYS: usize = 500;
+
+/// Those machines of these names that are there.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_names(connection: &mut Database, names: &[String]) -> StoreResult<Vec<Machine>> {
+    let mut found = Vec::new();
+    for names in names.chunks(KEYS) {
+        let rows = machines::table.filter(machines::name.eq_any(names.to_vec()));
+        for row in rows.load::<Row>(connection)? {
+            found.push(from_row(row)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Which of these ports are a machine's: port, and the id of its machine.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_ports(connection: &mut Database, ports: &[String]) -> StoreResult<HashMap<String, String>> {
+    let mut found = HashMap::new();
+    for ports in ports.chunks(KEYS) {
+        let rows = macs::table.filter(macs::mac.eq_any(ports.to_vec()));
+        found.extend(rows.load::<(String, String)>(connection)?);
+    }
+    Ok(found)
+}
+
 /// Up to `limit` machines whose name comes after `after`, by name, of the sites if some are given.
 ///
 /// # Errors
@@ -425,6 +456,22 @@ pub fn addresses(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<Ip
         .select(dsl::address)
         .load(connection)?;
     rows.iter().map(|text| parse(text)).collect()
+}
+
+/// The addresses taken at a site, by address, each with its machine's name.
+///
+/// # Errors
+/// When the database fails.
+pub fn addresses_by_name(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<(Ipv4Addr, String)>> {
+    use machines::dsl;
+    let rows: Vec<(String, String)> = dsl::machines
+        .filter(dsl::site.eq(site.as_str()))
+        .select((dsl::address, dsl::name))
+        .load(connection)?;
+    let read = |(address, name): (String, String)| Ok((parse(&address)?, name));
+    let mut all = rows.into_iter().map(read).collect::<StoreResult<Vec<_>>>()?;
+    all.sort();
+    Ok(all)
 }
 
 /// Removes a machine.

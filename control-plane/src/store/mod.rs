@@ -23,6 +23,7 @@ mod new_event;
 pub mod orders;
 pub mod projects;
 pub mod reports;
+pub mod reservations;
 mod schema;
 pub mod settings;
 pub mod sites;

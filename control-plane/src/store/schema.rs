@@ -51,8 +51,29 @@ diesel::table! {
         created_at -> BigInt,
     }
 }
+diesel::table! {
+    reservations (id) {
+        id -> Text,
+        site -> Text,
+        first -> Text,
+        last -> Text,
+        note -> Text,
+        created_at -> BigInt,
+    }
+}
 diesel::table! { macs (mac) { mac -> Text, machine -> Text, } }
-diesel::table! { images (id) { id -> Text, name -> Text, manifest -> Text, created_at -> BigInt, } }
+diesel::table! {
+    images (id) {
+        id -> Text,
+        name -> Text,
+        manifest -> Text,
+        created_at -> BigInt,
+        family -> Nullable<Text>,
+        version -> Nullable<Text>,
+        deprecated -> Bool,
+        machine_types -> Text,
+    }
+}
 diesel::table! {
     instances (id) {
         id -> Text,

@@ -127,6 +127,7 @@ async fn of_the_images_asked_for_those_that_are_there() {
             id: there,
             name: "i".into(),
             manifest,
+            edition: images::Edition::default(),
             created_at: Utc::now(),
         };
         let found = store

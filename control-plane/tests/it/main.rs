@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod access;
+mod addresses;
 mod alerted;
 mod alerts;
 mod api;
@@ -10,6 +11,8 @@ mod batches;
 mod common;
 mod events;
 mod fuzz;
+mod images;
+mod import;
 mod inventory;
 mod lists;
 mod live;

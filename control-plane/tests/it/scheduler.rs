@@ -12,6 +12,7 @@ use slipway_control_plane::{
     store::{
         Database, Store, StoreError, StoreResult,
         free::{self, Selector},
+        images::{self, Edition, Image},
         instances::{self, Instance, Wish},
         jobs::{self, Job},
         machines::{self, Machine, MachineDetails},
@@ -22,6 +23,7 @@ use slipway_control_plane::{
 };
 use slipway_protocol::{
     ids::{ImageId, InstanceId, JobId, MacAddr, MachineId, SiteId},
+    image::Manifest,
     inventory::{DiskRule, FirmwareKind},
     keys::Signer,
     seal::OpeningKey,
@@ -231,6 +233,7 @@ async fn a_free_machine_is_found_by_type_and_labels() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn an_instance_gets_what_it_asked_for_within_its_quota_or_is_told_what_lacks() {
     let dir = tempfile::tempdir().unwrap();
     let given = Given {
@@ -271,6 +274,38 @@ async fn an_instance_gets_what_it_asked_for_within_its_quota_or_is_told_what_lac
         dispatch(2).await,
         Err("site bj-1 has no free machine of type big with labels rack=a2".to_owned())
     );
+    let bind = |machine_type: &str| {
+        let image = Image {
+            id: ImageId::of(b"i"),
+            name: "i".into(),
+            manifest: Manifest {
+                size_bytes: 0,
+                chunk_bytes: 1,
+                chunks: vec![],
+            },
+            edition: Edition {
+                machine_types: vec![machine_type.to_owned()],
+                ..Edition::default()
+            },
+            created_at: begun,
+        };
+        app.store.transaction(move |db| {
+            if images::get(db, "i")?.is_some() {
+                return images::update(db, &image);
+            }
+            images::insert(db, &image)
+        })
+    };
+    bind("gpu").await.unwrap();
+    assert_eq!(
+        dispatch(1).await,
+        Err("site bj-1 has no free machine of type gpu".to_owned())
+    );
+    assert_eq!(
+        dispatch(3).await,
+        Err("its image is no longer for machines of the type it asks for".to_owned())
+    );
+    bind("big").await.unwrap();
     assert_eq!(
         dispatch(3).await,
         Ok("bj-1".to_owned()),

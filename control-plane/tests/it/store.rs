@@ -384,6 +384,7 @@ async fn tokens_answers_images_and_sightings_are_kept() {
                     id: manifest.id(),
                     name: "i".into(),
                     manifest,
+                    edition: images::Edition::default(),
                     created_at: now,
                 };
                 images::insert(db, &image)?;

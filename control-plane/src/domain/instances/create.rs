@@ -14,12 +14,12 @@ use super::{both, change, queue, told, user_data_place};
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
+    domain::images,
     error::ApiError,
     store::{
         Database, audit,
         events::{self, NewEvent},
         idempotency::{self, Given},
-        images,
         instances::{self, Instance, Wish},
         jobs::Job,
         logins, machine_types,
@@ -163,7 +163,7 @@ struct Common {
 fn common(db: &mut Database, new: &NewInstance, caller: &Caller) -> Result<Common, ApiError> {
     let ssh_keys = ssh_keys(db, &caller.user, new.ssh_keys.clone())?;
     projects::get(db, &new.project)?.ok_or_else(|| ApiError::NotFound("project", new.project.clone()))?;
-    let image = images::get(db, &new.image)?.ok_or_else(|| ApiError::NotFound("image", new.image.clone()))?;
+    let image = images::find(db, &new.image)?;
     sites::get(db, new.site.as_str())?.ok_or_else(|| ApiError::NotFound("site", new.site.to_string()))?;
     if let Some(name) = &new.machine_type {
         machine_types::get(db, name)?.ok_or_else(|| ApiError::NotFound("machine type", name.clone()))?;
@@ -172,9 +172,14 @@ fn common(db: &mut Database, new: &NewInstance, caller: &Caller) -> Result<Commo
         Some(key) => Some(named_machine(db, key.clone(), &new.site)?),
         None => None,
     };
-    projects::hold(db, &new.project)?;
     let named_type = machine.as_ref().and_then(|m| m.class.machine_type.as_deref());
-    room_in(db, new, new.machine_type.as_deref().or(named_type))?;
+    let machine_type = new.machine_type.as_deref().or(named_type);
+    // Of any other machine its type is not known yet: the scheduler chooses one that the image is for.
+    if machine.is_some() || machine_type.is_some() {
+        images::check_type(&image, machine_type)?;
+    }
+    projects::hold(db, &new.project)?;
+    room_in(db, new, machine_type)?;
     Ok(Common {
         image: image.id,
         ssh_keys,

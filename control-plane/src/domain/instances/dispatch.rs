@@ -13,6 +13,7 @@ use crate::{
         Database, StoreResult,
         events::{self, NewEvent},
         free::{self, Selector},
+        images,
         instances::{self, Instance},
         jobs,
         machines::{self, Machine},
@@ -89,7 +90,7 @@ fn find_machine(db: &mut Database, id: InstanceId) -> Result<Found, ApiError> {
         }
     };
     match machine {
-        None => Ok(Err(none_free(&instance))),
+        None => Ok(Err(none_free(&instance, types(db, &instance)?))),
         Some(m) if m.state != MachineState::Available || m.live_job.is_some() => {
             Ok(Err(format!("machine {} is not free", m.name)))
         }
@@ -111,17 +112,32 @@ fn selector(db: &mut Database, instance: &Instance) -> StoreResult<Selector> {
         }
     }
     Ok(Selector {
-        types: instance.wish.machine_type.clone().map(|name| vec![name]),
+        types: types(db, instance)?,
         except,
         labels: instance.wish.labels.clone(),
     })
 }
 
+/// The types that will do, if not all: the one asked for, and those that the image is for.
+fn types(db: &mut Database, instance: &Instance) -> StoreResult<Option<Vec<String>>> {
+    let bound = images::types_of(db, instance.image)?;
+    Ok(match &instance.wish.machine_type {
+        Some(name) if bound.is_empty() || bound.contains(name) => Some(vec![name.clone()]),
+        Some(_) => Some(Vec::new()),
+        None if bound.is_empty() => None,
+        None => Some(bound),
+    })
+}
+
 /// That no machine will do, for people.
-fn none_free(instance: &Instance) -> String {
+fn none_free(instance: &Instance, types: Option<Vec<String>>) -> String {
     let mut text = format!("site {} has no free machine", instance.site);
-    if let Some(name) = &instance.wish.machine_type {
-        text.push_str(&format!(" of type {name}"));
+    match types {
+        None => {}
+        Some(types) if types.is_empty() => {
+            return "its image is no longer for machines of the type it asks for".to_owned();
+        }
+        Some(types) => text.push_str(&format!(" of type {}", types.join(" or "))),
     }
     let labels: Vec<String> = instance
         .wish

@@ -24,7 +24,6 @@ use crate::{
     store::{
         Database, audit,
         events::{self, NewEvent},
-        images,
         instances::{self, Instance},
         jobs::{self, Job},
         machines::{self, Machine},
@@ -260,7 +259,7 @@ async fn renewed(app: &App, caller: &Caller, instance: Instance, anew: Anew) -> 
     app.store
         .transaction(move |db| {
             if let Some(image) = image {
-                let found = images::get(db, &image)?.ok_or_else(|| ApiError::NotFound("image", image))?;
+                let found = crate::domain::images::find_for(db, &image, instance.machine)?;
                 instance.image = found.id;
             }
             if let Some(keys) = keys {

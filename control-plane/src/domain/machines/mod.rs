@@ -1,12 +1,12 @@
 //! Machines: added, seen, changed, removed.
 
+mod address;
+mod import;
 mod life;
+mod row;
 mod update;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -18,8 +18,13 @@ use slipway_protocol::{
 };
 use uuid::Uuid;
 
+pub use import::{Action, Given, How, Line, MOST_ROWS, import};
 pub use life::{move_by, quarantine, settled};
+pub use row::{ImportRow, RowError};
 pub use update::{BmcUpdate, Update, update};
+
+use address::AddressBook;
+pub(super) use address::fits;
 
 use crate::{
     access::{Actor, Caller, Permission, Target},
@@ -32,7 +37,6 @@ use crate::{
         discovered,
         events::{self, NewEvent},
         machines::{self, BmcDetails, Class, Hold, Machine, MachineDetails},
-        sites::{self, SiteSettings},
     },
     workflow::state::MachineState,
 };
@@ -75,6 +79,7 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
             format!("machine `{}` needs at least one MAC address", new.name),
         ));
     }
+    check_name(&new.name)?;
     check_labels(&new.labels)?;
     let id = MachineId(Uuid::now_v7());
     let (bmc, password) = new
@@ -87,10 +92,7 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
     let machine = app
         .store
         .transaction(move |db| {
-            let site = sites::get(db, new.site.as_str())?
-                .ok_or_else(|| ApiError::NotFound("site", new.site.to_string()))?;
-            let taken: HashSet<Ipv4Addr> = machines::addresses(db, &new.site)?.into_iter().collect();
-            let address = choose_address(&site.settings, new.address, &taken)?;
+            let address = AddressBook::open(db, &new.site)?.take(new.address)?;
             // An agent may have looked at it before anybody enrolled it.
             let inventory = discovered::inventory_of(db, &new.site, &new.macs)?;
             let details = MachineDetails {
@@ -139,47 +141,17 @@ fn add(db: &mut Database, machine: Machine, (by, now): (&Actor, DateTime<Utc>)) 
     Ok(machine)
 }
 
-/// The address asked for if it fits, or the first one of the site's networks that is free and outside the pools.
-fn choose_address(
-    site: &SiteSettings,
-    asked: Option<Ipv4Addr>,
-    taken: &HashSet<Ipv4Addr>,
-) -> Result<Ipv4Addr, ApiError> {
-    let usable = |address: &Ipv4Addr| {
-        site.subnets.iter().any(|s| {
-            let pooled = s
-                .pool
-                .is_some_and(|(first, last)| (first..=last).contains(address));
-            s.network.contains(address)
-                && *address != s.network.network()
-                && *address != s.network.broadcast()
-                && *address != s.server
-                && Some(*address) != s.gateway
-                && !pooled
-        })
-    };
-    match asked {
-        Some(address) if !usable(&address) => Err(ApiError::Bad(
-            "address",
-            format!(
-                "address {address} is not a free host address of the site's networks outside their pools"
-            ),
-        )),
-        Some(address) if taken.contains(&address) => Err(ApiError::Conflict(
-            "address_taken",
-            format!("address {address} belongs to another machine"),
-        )),
-        Some(address) => Ok(address),
-        None => {
-            let mut hosts = site.subnets.iter().flat_map(|s| s.network.hosts());
-            hosts.find(|a| usable(a) && !taken.contains(a)).ok_or_else(|| {
-                ApiError::Conflict(
-                    "addresses_used_up",
-                    "the site has no free address outside its pools".to_owned(),
-                )
-            })
-        }
+/// Whether a text can be a machine's name.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    // `/api/v1/machines/import` is another address.
+    if name == "import" {
+        return Err(ApiError::Bad(
+            "name",
+            "`import` cannot be a machine's name".to_owned(),
+        ));
     }
+    let parsed = name.parse::<SiteId>().map(|_| ());
+    parsed.map_err(|e| ApiError::Bad("name", e.to_string()))
 }
 
 /// One machine that the caller may see, by id or name.
@@ -321,38 +293,4 @@ pub async fn delete(app: &App, caller: &Caller, key: String) -> Result<(), ApiEr
             )?)
         })
         .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use slipway_protocol::site::SubnetConfig;
-
-    #[test]
-    fn addresses_are_free_host_addresses_outside_the_pool() {
-        let settings = SiteSettings {
-            description: String::new(),
-            discover: false,
-            limits: crate::store::sites::Limits::default(),
-            subnets: vec![SubnetConfig {
-                network: "192.0.2.0/29".parse().unwrap(),
-                server: Ipv4Addr::new(192, 0, 2, 1),
-                gateway: Some(Ipv4Addr::new(192, 0, 2, 2)),
-                dns: vec![],
-                pool: Some((Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 4))),
-                lease_seconds: 600,
-            }],
-        };
-        let choose = |asked: Option<u8>, taken: &[u8]| {
-            let address = |n: u8| Ipv4Addr::new(192, 0, 2, n);
-            let taken = taken.iter().map(|n| address(*n)).collect();
-            choose_address(&settings, asked.map(address), &taken).map_err(|e| e.code())
-        };
-        assert_eq!(choose(None, &[]), Ok(Ipv4Addr::new(192, 0, 2, 5)));
-        assert_eq!(choose(None, &[5, 6]), Err("addresses_used_up"));
-        assert_eq!(choose(Some(5), &[5]), Err("address_taken"));
-        for bad in [0, 1, 2, 3, 7, 200] {
-            assert_eq!(choose(Some(bad), &[]), Err("address"), "{bad}");
-        }
-    }
 }

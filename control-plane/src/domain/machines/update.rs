@@ -1,21 +1,16 @@
 //! What operators change of a machine: what it is called, how it boots, how it is reached, and what it is said to be.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
 };
 
 use chrono::{DateTime, Utc};
-use slipway_protocol::{
-    ids::{MacAddr, SiteId},
-    inventory::FirmwareKind,
-    order::BmcDriver,
-    seal::Secret,
-};
+use slipway_protocol::{ids::MacAddr, inventory::FirmwareKind, order::BmcDriver, seal::Secret};
 
-use super::{bmc_place, change, check_labels, choose_address, in_use, seen_by, told};
+use super::{AddressBook, bmc_place, change, check_labels, check_name, in_use, seen_by, told};
 use crate::{
-    access::{Caller, Permission, Target},
+    access::{Actor, Caller, Permission, Target},
     app::App,
     domain::machine_types,
     error::ApiError,
@@ -24,7 +19,6 @@ use crate::{
         events::{self, NewEvent},
         machine_types as types,
         machines::{self, BmcDetails, Class, Machine},
-        sites,
     },
     workflow::state::MachineState,
 };
@@ -95,30 +89,44 @@ pub async fn update(
             let mut next = applied(former.clone(), &wanted)?;
             next.bmc_password = password.or(next.bmc_password);
             check_use(db, &former, &next)?;
-            if !machines::update(db, &next, seen.unwrap_or(former.version))? {
-                return Err(ApiError::Changed);
-            }
             if let Some(wish) = wanted.machine_type {
                 pin(db, &next, wish, now)?;
             }
-            let machine = seen_by(db, &caller, &next.id.to_string())?;
-            machine_types::assign(db, &machine, now)?;
-            let machine = seen_by(db, &caller, &next.id.to_string())?;
-            let (before, after) = (Some(told(&former)), Some(told(&machine)));
-            audit::done(
+            write(
                 db,
-                &caller.actor,
-                now,
-                change("machine.update", &machine, before, after),
-            )?;
-            let event = NewEvent::new("machine.changed", now)
-                .site(&machine.site)
-                .machine(machine.id);
-            events::append(db, &event.text(&machine.name))?;
-            Ok::<_, ApiError>(machine)
+                (&former, &next),
+                seen.unwrap_or(former.version),
+                (&caller.actor, now),
+            )
         })
         .await?;
     app.work.notify_one();
+    Ok(machine)
+}
+
+/// Writes what changed of a machine, if it still has `version`; decides its type anew, and tells of it.
+pub(super) fn write(
+    db: &mut Database,
+    (former, next): (&Machine, &Machine),
+    version: u64,
+    (by, now): (&Actor, DateTime<Utc>),
+) -> Result<Machine, ApiError> {
+    if !machines::update(db, next, version)? {
+        return Err(ApiError::Changed);
+    }
+    let read = |db: &mut Database| {
+        let found = machines::get(db, &next.id.to_string())?;
+        found.ok_or_else(|| ApiError::NotFound("machine", next.name.clone()))
+    };
+    let machine = read(db)?;
+    machine_types::assign(db, &machine, now)?;
+    let machine = read(db)?;
+    let (before, after) = (Some(told(former)), Some(told(&machine)));
+    audit::done(db, by, now, change("machine.update", &machine, before, after))?;
+    let event = NewEvent::new("machine.changed", now)
+        .site(&machine.site)
+        .machine(machine.id);
+    events::append(db, &event.text(&machine.name))?;
     Ok(machine)
 }
 
@@ -126,8 +134,7 @@ pub async fn update(
 fn applied(machine: Machine, wanted: &Update) -> Result<Machine, ApiError> {
     let mut next = machine;
     if let Some(name) = &wanted.name {
-        name.parse::<SiteId>()
-            .map_err(|e| ApiError::Bad("name", e.to_string()))?;
+        check_name(name)?;
         next.name.clone_from(name);
     }
     for (name, value) in &wanted.labels {
@@ -181,7 +188,7 @@ fn bmc_of(former: Option<BmcDetails>, wanted: &BmcUpdate) -> Result<BmcDetails, 
 }
 
 /// Refuses what cannot be changed now, and an address that does not fit the site.
-fn check_use(db: &mut Database, former: &Machine, next: &Machine) -> Result<(), ApiError> {
+pub(super) fn check_use(db: &mut Database, former: &Machine, next: &Machine) -> Result<(), ApiError> {
     if former.state == MachineState::Retired {
         let detail = format!("machine `{}` is retired: it stays as it was", former.name);
         return Err(ApiError::Conflict("machine_retired", detail));
@@ -197,10 +204,9 @@ fn check_use(db: &mut Database, former: &Machine, next: &Machine) -> Result<(), 
     if former.address == next.address {
         return Ok(());
     }
-    let site = sites::get(db, next.site.as_str())?;
-    let site = site.ok_or_else(|| ApiError::NotFound("site", next.site.to_string()))?;
-    let taken: HashSet<Ipv4Addr> = machines::addresses(db, &next.site)?.into_iter().collect();
-    choose_address(&site.settings, Some(next.address), &taken).map(|_| ())
+    AddressBook::open(db, &next.site)?
+        .take(Some(next.address))
+        .map(|_| ())
 }
 
 /// Gives a machine a type by hand, or leaves it to rules again.
