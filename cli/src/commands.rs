@@ -12,7 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    access, account, alerts,
+    access, account, alerts, audit,
     client::Client,
     config, events, jobs, life,
     output::{self, Format},
@@ -91,9 +91,16 @@ enum Command {
     #[command(subcommand)]
     Mqtt(Mqtt),
     /// Print a shell's completion script
+    #[command(visible_alias = "completion")]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
+    },
+    /// Write a manual page of each command into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: PathBuf,
     },
 }
 
@@ -192,6 +199,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "slipway", &mut std::io::stdout());
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Man { dir } => {
+            clap_mangen::generate_to(Cli::command(), dir)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Mqtt(Mqtt::Watch(watch)) => return watch::run(watch).await.map(|()| ExitCode::SUCCESS),
         Command::Login(login) => {
             return session::login(login, url).await.map(|()| ExitCode::SUCCESS);
@@ -215,7 +226,7 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::User(user) => access::run_user(client, output, user).await,
         Command::Role(role) => access::run_role(client, output, role).await,
         Command::Project(project) => access::run_project(client, output, project).await,
-        Command::Audit(audit) => account::run_audit(client, output, audit).await,
+        Command::Audit(audit) => audit::run(client, output, audit).await,
         Command::Site(site) => sites::run(client, output, site).await,
         Command::Machine(machine) => run_machine(client, output, machine).await,
         Command::Image(image) => run_image(client, output, image).await,
@@ -224,9 +235,11 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Events(wanted) => events::run(client, output, wanted).await,
         Command::Webhook(webhook) => webhooks::run(client, output, webhook).await,
         Command::Alert(alert) => alerts::run(client, output, alert).await,
-        Command::Login(_) | Command::Logout | Command::Mqtt(_) | Command::Completions { .. } => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Login(_)
+        | Command::Logout
+        | Command::Mqtt(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 

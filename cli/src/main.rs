@@ -3,6 +3,7 @@
 mod access;
 mod account;
 mod alerts;
+mod audit;
 mod client;
 mod commands;
 mod config;

@@ -15,6 +15,7 @@ mod measured;
 mod migrations;
 mod openapi;
 mod scheduler;
+mod small;
 mod sso;
 mod sso_lies;
 mod store;
