@@ -12,7 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    access, account, alerts, audit,
+    access, account, alerts, apply, audit,
     client::Client,
     config, events, jobs, life,
     output::{self, Format},
@@ -62,6 +62,8 @@ enum Command {
     /// Projects, who is in them and what they may hold
     #[command(subcommand)]
     Project(access::Project),
+    /// Make sites, machines, projects, roles, webhooks and alert rules as a file says
+    Apply(apply::Apply),
     /// Who did what
     Audit(account::Audit),
     /// Sites
@@ -226,6 +228,7 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::User(user) => access::run_user(client, output, user).await,
         Command::Role(role) => access::run_role(client, output, role).await,
         Command::Project(project) => access::run_project(client, output, project).await,
+        Command::Apply(apply) => apply::run(client, output, apply).await,
         Command::Audit(audit) => audit::run(client, output, audit).await,
         Command::Site(site) => sites::run(client, output, site).await,
         Command::Machine(machine) => run_machine(client, output, machine).await,

@@ -3,6 +3,7 @@
 mod access;
 mod account;
 mod alerts;
+mod apply;
 mod audit;
 mod client;
 mod commands;
