@@ -14,7 +14,7 @@ export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
 
-.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint openapi lab-up clean-lab clean
+.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint man openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,11 @@ fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machin
 lint: ## Format, lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+man: build ## Writes the manual pages and says where
+	@mkdir -p $(OUT)/man
+	@for b in slipway slipway-control-plane slipway-edge; do $(BINARIES)/$$b man $(OUT)/man; done
+	@ls -d $(OUT)/man && ls $(OUT)/man | wc -l
 
 openapi: ## Renews docs/openapi.json from the program; review what changed, then commit it
 	SLIPWAY_RENEW_OPENAPI=1 cargo nextest run --locked -p slipway-control-plane the_kept_document_is_the_apis_own

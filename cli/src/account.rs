@@ -72,19 +72,25 @@ pub(crate) enum SshKey {
 pub(crate) struct Audit {
     /// Of one user
     #[arg(long)]
-    actor: Option<String>,
+    pub(crate) actor: Option<String>,
     /// Whose action begins so: `instance` is `instance.create` too
     #[arg(long)]
-    action: Option<String>,
+    pub(crate) action: Option<String>,
     /// On one object, as in site/bj-1
     #[arg(long)]
-    object: Option<String>,
+    pub(crate) object: Option<String>,
     /// `done`, or the code of a refusal, as in forbidden
     #[arg(long)]
-    outcome: Option<String>,
-    /// At most so many
+    pub(crate) outcome: Option<String>,
+    /// At most so many; with --follow, so many before what comes
     #[arg(long, default_value_t = 50)]
-    limit: u32,
+    pub(crate) limit: u32,
+    /// From the beginning of the log
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) oldest_first: bool,
+    /// Go on with what comes, oldest first, until stopped
+    #[arg(long, short)]
+    pub(crate) follow: bool,
 }
 
 const KEY: [(&str, &str); 6] = [
@@ -100,17 +106,6 @@ const SSH_KEY: [(&str, &str); 3] = [
     ("added", "/created_at"),
     ("public key", "/public_key"),
 ];
-const AUDIT: [(&str, &str); 8] = [
-    ("seq", "/seq"),
-    ("at", "/at"),
-    ("actor", "/actor"),
-    ("via", "/via"),
-    ("address", "/address"),
-    ("action", "/action"),
-    ("object", "/object"),
-    ("outcome", "/outcome"),
-];
-
 /// Shows who the caller is and what they may do where, or changes their password.
 pub(crate) async fn run_me(client: &Client, format: Format, me: Option<Me>) -> anyhow::Result<ExitCode> {
     if let Some(Me::SetPassword { first, from_stdin }) = me {
@@ -214,23 +209,6 @@ fn name_of(file: &Path) -> String {
         }
     };
     stem.chars().map(usable).collect()
-}
-
-/// Shows the audit log.
-pub(crate) async fn run_audit(client: &Client, format: Format, audit: Audit) -> anyhow::Result<ExitCode> {
-    let filters = [
-        ("actor", audit.actor),
-        ("action", audit.action),
-        ("object", audit.object),
-        ("outcome", audit.outcome),
-    ];
-    let rows = usize::try_from(audit.limit).unwrap_or(usize::MAX);
-    output::print(
-        format,
-        &client.last("/api/v1/audit", &filters, rows).await?,
-        &AUDIT,
-    );
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -91,6 +91,28 @@ impl Client {
         }
     }
 
+    /// The first rows of a list that `filters` narrow.
+    pub(crate) async fn first(
+        &self,
+        path: &str,
+        filters: &[(&str, Option<String>)],
+        rows: usize,
+    ) -> anyhow::Result<Vec<Value>> {
+        let (mut items, mut cursor): (Vec<Value>, Option<String>) = (Vec::new(), None);
+        loop {
+            let mut page = self.page(path, filters, cursor.as_deref()).await?;
+            if let Value::Array(more) = page["items"].take() {
+                items.extend(more);
+            }
+            let next = page["next"].as_str().map(str::to_owned);
+            if items.len() >= rows || next.is_none() || next == cursor {
+                items.truncate(rows);
+                return Ok(items);
+            }
+            cursor = next;
+        }
+    }
+
     /// One page of a list that `filters` narrow, of as many rows as there may be: the first, or the one at `cursor`.
     pub(crate) async fn page(
         &self,

@@ -1,13 +1,13 @@
 //! Every command, parsed and carried out.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
-    access, account, alerts, client::Client, config, events, images, jobs, life, machine_types, machines,
-    output::Format, session, sites, stock, watch, webhooks,
+    access, account, alerts, apply, audit, client::Client, config, events, images, jobs, life, machine_types,
+    machines, output::Format, session, sites, stock, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -53,6 +53,8 @@ enum Command {
     /// Projects, who is in them and what they may hold
     #[command(subcommand)]
     Project(access::Project),
+    /// Make sites, machines, projects, roles, webhooks and alert rules as a file says
+    Apply(apply::Apply),
     /// Who did what
     Audit(account::Audit),
     /// Sites
@@ -87,9 +89,16 @@ enum Command {
     #[command(subcommand)]
     Mqtt(Mqtt),
     /// Print a shell's completion script
+    #[command(visible_alias = "completion")]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
+    },
+    /// Write a manual page of each command into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: PathBuf,
     },
 }
 
@@ -110,6 +119,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "slipway", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Man { dir } => {
+            clap_mangen::generate_to(Cli::command(), dir)?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Mqtt(Mqtt::Watch(watch)) => return watch::run(watch).await.map(|()| ExitCode::SUCCESS),
@@ -135,7 +148,8 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::User(user) => access::run_user(client, output, user).await,
         Command::Role(role) => access::run_role(client, output, role).await,
         Command::Project(project) => access::run_project(client, output, project).await,
-        Command::Audit(audit) => account::run_audit(client, output, audit).await,
+        Command::Apply(apply) => apply::run(client, output, apply).await,
+        Command::Audit(audit) => audit::run(client, output, audit).await,
         Command::Site(site) => sites::run(client, output, site).await,
         Command::Machine(machine) => machines::run(client, output, machine).await,
         Command::MachineType(what) => machine_types::run(client, output, what).await,
@@ -146,9 +160,11 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Events(wanted) => events::run(client, output, wanted).await,
         Command::Webhook(webhook) => webhooks::run(client, output, webhook).await,
         Command::Alert(alert) => alerts::run(client, output, alert).await,
-        Command::Login(_) | Command::Logout | Command::Mqtt(_) | Command::Completions { .. } => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Login(_)
+        | Command::Logout
+        | Command::Mqtt(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 

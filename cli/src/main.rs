@@ -3,6 +3,8 @@
 mod access;
 mod account;
 mod alerts;
+mod apply;
+mod audit;
 mod client;
 mod commands;
 mod config;

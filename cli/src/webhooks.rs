@@ -53,6 +53,13 @@ pub(crate) enum Webhook {
     Delete { webhook: String },
     /// Send it a test now
     Test { webhook: String },
+    /// Give it a new secret, shown this once; the former one signs as well for a while
+    Rotate {
+        webhook: String,
+        /// For so many hours both sign; 0 to 168
+        #[arg(long, default_value_t = 24)]
+        overlap_hours: u32,
+    },
     /// Show what was sent to it, newest first
     Deliveries {
         webhook: String,
@@ -81,6 +88,7 @@ const DELIVERY: [(&str, &str); 7] = [
 ];
 
 /// Carries a command out.
+#[expect(clippy::too_many_lines, reason = "one arm a command")]
 pub(crate) async fn run(client: &Client, format: Format, webhook: Webhook) -> anyhow::Result<ExitCode> {
     let of = |id: &str, what: &str| format!("/api/v1/webhooks/{id}{what}");
     let answer = match webhook {
@@ -106,6 +114,20 @@ pub(crate) async fn run(client: &Client, format: Format, webhook: Webhook) -> an
             client
                 .patch(&of(&webhook, ""), change(address, kinds, sites, active))
                 .await?
+        }
+        Webhook::Rotate {
+            webhook,
+            overlap_hours,
+        } => {
+            let body = json!({ "overlap_hours": overlap_hours });
+            let answer = client.post(&of(&webhook, "/secret"), body).await?;
+            let columns = [
+                ("webhook", "/id"),
+                ("secret", "/secret"),
+                ("former signs until", "/former_until"),
+            ];
+            output::print(format, &answer, &columns);
+            return Ok(ExitCode::SUCCESS);
         }
         Webhook::Delete { webhook } => {
             client.delete(&of(&webhook, "")).await?;

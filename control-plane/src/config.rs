@@ -6,6 +6,7 @@ pub mod oidc;
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
+use ipnet::IpNet;
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -91,6 +92,9 @@ pub struct Given {
     /// Sender of alerts [default: slipway@localhost]
     #[arg(long, env = "SLIPWAY_SMTP_FROM")]
     pub smtp_from: Option<String>,
+    /// Networks of proxies before us that tell whom they speak for, as 10.0.0.0/8 [default: none]
+    #[arg(long, env = "SLIPWAY_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Option<Vec<IpNet>>,
     /// Collector of traces by OTLP over HTTP, as in http://127.0.0.1:4318 [default: none]
     #[arg(long, env = "SLIPWAY_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
@@ -135,6 +139,8 @@ pub struct Config {
     pub smtp: Option<String>,
     /// Sender of alerts.
     pub smtp_from: String,
+    /// Networks of proxies that are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Collector of traces.
     pub otlp_endpoint: Option<Url>,
     /// Single sign-on, if there is any.
@@ -185,6 +191,7 @@ impl Given {
                 .smtp_from
                 .or(file.smtp_from)
                 .unwrap_or_else(|| "slipway@localhost".to_owned()),
+            trusted_proxies: self.trusted_proxies.or(file.trusted_proxies).unwrap_or_default(),
             otlp_endpoint: self
                 .otlp_endpoint
                 .or(file.otlp_endpoint)

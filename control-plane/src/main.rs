@@ -60,6 +60,12 @@ enum Command {
         #[arg(long = "host", required = true)]
         hosts: Vec<String>,
     },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
     /// Look at everything the control plane stands on, and say what to do
     Doctor {
         /// As JSON
@@ -82,6 +88,18 @@ fn main() -> ExitCode {
     // Settings stand before or after the subcommand.
     let matches = Cli::command().mut_args(|arg| arg.global(true)).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Some(Command::Man { dir }) = &cli.command {
+        return match clap_mangen::generate_to(Cli::command(), dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!(
+                    "slipway-control-plane: cannot write into {}: {error}",
+                    dir.display()
+                );
+                ExitCode::FAILURE
+            }
+        };
+    }
     let config = match cli.given.resolve() {
         Ok(config) => config,
         Err(error) => {
@@ -148,6 +166,8 @@ async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
             mosquitto::write(&folder, &Authority::open(&config.data_dir)?, &doors, &hosts)?;
             println!("{}", folder.join("mosquitto.conf").display());
         }
+        // Done before settings are read.
+        Command::Man { .. } => {}
         Command::Doctor { json } => {
             let found = doctor::run(&config).await;
             if json {

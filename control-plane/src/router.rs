@@ -16,7 +16,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
     access::{
-        authenticate,
+        authenticate, proxies,
         routes::{Needs, needs},
     },
     api::{
@@ -172,6 +172,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::rotate))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(alerts::create, alerts::list_rules))
         .routes(routes!(alerts::get, alerts::update, alerts::delete))
@@ -198,6 +199,7 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .merge(open)
         .layer(middleware::from_fn_with_state(Arc::clone(app), traced))
         .layer(middleware::from_fn(measure))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), proxies::resolve))
         .layer(CatchPanicLayer::new());
     (router, document)
 }

@@ -32,6 +32,12 @@ enum Command {
         #[arg(env = "SLIPWAY_JOIN_TOKEN", hide_env_values = true)]
         token: String,
     },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: std::path::PathBuf,
+    },
 }
 
 /// Exit status for settings that cannot be used (BSD `EX_USAGE`).
@@ -46,6 +52,15 @@ fn main() -> ExitCode {
         .init();
     slipway_bus::tls::install_provider();
     let Cli { command, given } = Cli::parse();
+    if let Some(Command::Man { dir }) = &command {
+        return match clap_mangen::generate_to(<Cli as clap::CommandFactory>::command(), dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("slipway-edge: cannot write into {}: {error}", dir.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
     let config = match given.resolve() {
         Ok(config) => config,
         Err(error) => {

@@ -6,6 +6,7 @@ pub mod caller;
 pub mod oidc;
 pub mod password;
 pub mod permission;
+pub mod proxies;
 pub mod routes;
 pub mod throttle;
 

@@ -191,6 +191,11 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Global(P::WebhooksWrite),
     ),
     (
+        "POST",
+        "/api/v1/webhooks/{webhook}/secret",
+        Global(P::WebhooksWrite),
+    ),
+    (
         "GET",
         "/api/v1/webhooks/{webhook}/deliveries",
         Global(P::WebhooksRead),

@@ -17,7 +17,7 @@ use super::{List, Page, Query};
 use crate::{
     app::App,
     error::ApiError,
-    store::audit::{self, Entry, Filter},
+    store::audit::{self, Entry, Filter, From},
 };
 
 /// A line of the audit log.
@@ -29,7 +29,7 @@ pub struct AuditView {
     pub at: DateTime<Utc>,
     /// Who.
     pub actor: String,
-    /// `session`, `key`, `token` or `none`.
+    /// `session`, `key`, `token`, `sso` or `none`.
     pub via: String,
     /// From where.
     pub address: String,
@@ -74,9 +74,23 @@ pub struct AuditFilter {
     pub object: Option<String>,
     /// `done`, or the code of a refusal
     pub outcome: Option<String>,
+    /// `oldest` first or `newest` first; `oldest` if left out
+    #[param(inline)]
+    pub order: AuditOrder,
 }
 
-/// Lists the audit log, oldest first; as lines of JSON with `Accept: application/x-ndjson`.
+/// In which order.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditOrder {
+    /// Oldest first.
+    #[default]
+    Oldest,
+    /// Newest first.
+    Newest,
+}
+
+/// Lists the audit log; as lines of JSON with `Accept: application/x-ndjson`.
 #[utoipa::path(get, path = "/api/v1/audit", tag = "audit", params(Page, AuditFilter),
     responses((status = 200, body = List<AuditView>), (status = 400)))]
 pub async fn list(
@@ -87,8 +101,12 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let limit = page.limit();
     let cursor = match page.cursor().as_str() {
-        "" => 0,
-        text => super::parse("cursor", text)?,
+        "" => None,
+        text => Some(super::parse("cursor", text)?),
+    };
+    let from = match filter.order {
+        AuditOrder::Oldest => From::After(cursor.unwrap_or(0)),
+        AuditOrder::Newest => From::Before(cursor.unwrap_or(i64::MAX)),
     };
     let filter = Filter {
         actor: filter.actor,
@@ -98,7 +116,7 @@ pub async fn list(
     };
     let rows = app
         .store
-        .read(move |db| audit::list(db, &filter, cursor, limit))
+        .read(move |db| audit::list(db, &filter, from, limit))
         .await?;
     let items: Vec<AuditView> = rows.into_iter().map(view).collect();
     let lines = headers

@@ -11,7 +11,10 @@ use super::{Body, List, Page, Path, Query};
 use crate::{
     access::Caller,
     app::App,
-    domain::webhooks::{self, Wanted},
+    domain::{
+        webhook_secrets,
+        webhooks::{self, Wanted},
+    },
     error::ApiError,
     store::webhooks::{self as rows, Delivery, DeliveryState, Webhook},
 };
@@ -70,6 +73,8 @@ pub struct WebhookView {
     pub position: u64,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// Until when the former secret signs as well, after a change.
+    pub former_until: Option<DateTime<Utc>>,
     /// By what deliveries are signed; shown when it is made and never again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
@@ -84,6 +89,7 @@ fn view(w: Webhook) -> WebhookView {
         active: w.active,
         position: w.position,
         created_at: w.created_at,
+        former_until: w.former.map(|(_, until)| until),
         secret: None,
     }
 }
@@ -147,6 +153,30 @@ pub async fn update(
         wanted.active = change.active.unwrap_or(wanted.active);
     };
     Ok(Json(view(webhooks::update(&app, &caller, id, apply).await?)))
+}
+
+/// How a secret is changed.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretChange {
+    /// For how many hours the former secret signs as well; 24 if left out, 0 to 168.
+    pub overlap_hours: Option<u32>,
+}
+
+/// Gives a webhook a new secret, which is in this answer and in no other; the former one goes on signing for a while.
+#[utoipa::path(post, path = "/api/v1/webhooks/{webhook}/secret", tag = "webhooks", params(("webhook" = String, Path)),
+    request_body = SecretChange, responses((status = 200, body = WebhookView), (status = 400), (status = 404)))]
+pub async fn rotate(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(body): Body<SecretChange>,
+) -> Result<Json<WebhookView>, ApiError> {
+    let hours = body.overlap_hours.unwrap_or(24);
+    let (webhook, secret) = webhook_secrets::rotate(&app, &caller, id, hours).await?;
+    let mut view = view(webhook);
+    view.secret = Some(secret.reveal().to_owned());
+    Ok(Json(view))
 }
 
 /// Removes a webhook with its deliveries.

@@ -15,4 +15,5 @@ pub mod sites;
 pub mod sso;
 pub mod timeline;
 pub mod users;
+pub mod webhook_secrets;
 pub mod webhooks;

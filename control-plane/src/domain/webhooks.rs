@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use slipway_protocol::seal::Secret;
 use uuid::Uuid;
 
+use super::webhook_secrets::{new_secret, signing};
 use crate::{
     access::Caller,
     app::App,
@@ -20,7 +21,6 @@ use crate::{
         events::{self, Event, Filter, Order, is_of_kind},
         webhooks::{self, Delivery, DeliveryState, Webhook},
     },
-    vault,
 };
 
 /// Most deliveries that wait at a webhook; more are made when these are through.
@@ -88,9 +88,10 @@ fn change(action: &'static str, id: &str, before: Option<Value>, after: Option<V
 pub async fn create(app: &App, caller: &Caller, wanted: Wanted) -> Result<(Webhook, Secret), ApiError> {
     check(app, &wanted)?;
     let id = Uuid::now_v7().to_string();
-    let secret = Secret::new(format!("whsec_{}", hex::encode(vault::random::<32>()?)));
+    let secret = new_secret()?;
     let mut webhook = Webhook {
         secret: app.vault.encrypt(&secret_place(&id), &secret)?,
+        former: None,
         id,
         url: wanted.url,
         kinds: wanted.kinds,
@@ -197,8 +198,8 @@ pub async fn test(app: &App, caller: &Caller, id: String) -> Result<Answer, ApiE
         .store
         .transaction(move |db| audit::done(db, &by, at, change("webhook.test", &id, None, None)));
     noted.await?;
-    let secret = app.vault.decrypt(&secret_place(&webhook.id), &webhook.secret)?;
     let now = (app.now)();
+    let secrets = signing(&app.vault, &webhook, now)?;
     let event = Event {
         seq: 0,
         at: now,
@@ -215,7 +216,7 @@ pub async fn test(app: &App, caller: &Caller, id: String) -> Result<Answer, ApiE
         url: &webhook.url,
         kind: &event.kind,
         delivery: &Uuid::now_v7().to_string(),
-        secret: &secret,
+        secrets: &secrets,
         body: serde_json::to_vec(&event).map_err(|e| ApiError::Internal(e.into()))?,
     };
     Ok(app.poster.post(message, now).await)

@@ -23,8 +23,8 @@ pub struct Message<'a> {
     pub kind: &'a str,
     /// Id of the delivery.
     pub delivery: &'a str,
-    /// By what it is signed.
-    pub secret: &'a Secret,
+    /// By what it is signed, each for itself.
+    pub secrets: &'a [Secret],
     /// JSON.
     pub body: Vec<u8>,
 }
@@ -103,7 +103,7 @@ impl Poster {
 
     async fn send(&self, message: Message<'_>, now: DateTime<Utc>) -> Result<u16, String> {
         let url = egress::check_url(message.url, self.private).map_err(|e| e.to_string())?;
-        let signed = signature::header(message.secret, now.timestamp(), &message.body);
+        let signed = signature::header(message.secrets, now.timestamp(), &message.body);
         let answer = self
             .client()?
             .post(url)

@@ -16,7 +16,10 @@ use uuid::Uuid;
 use super::post::Message;
 use crate::{
     app::App,
-    domain::webhooks::{self, Step},
+    domain::{
+        webhook_secrets,
+        webhooks::{self, Step},
+    },
     error::{ApiError, chain},
 };
 
@@ -127,15 +130,13 @@ async fn step(app: &App, webhook: &str, holder: &str) -> Result<bool, ApiError> 
     else {
         return Ok(false);
     };
-    let secret = app
-        .vault
-        .decrypt(&webhooks::secret_place(&webhook.id), &webhook.secret)?;
+    let secrets = webhook_secrets::signing(&app.vault, &webhook, now)?;
     let body = serde_json::to_vec(&event).map_err(|e| ApiError::Internal(e.into()))?;
     let message = Message {
         url: &webhook.url,
         kind: &event.kind,
         delivery: &delivery.id,
-        secret: &secret,
+        secrets: &secrets,
         body,
     };
     let answer = app.poster.post(message, now).await;

@@ -102,16 +102,25 @@ pub struct Filter {
     pub outcome: Option<String>,
 }
 
-/// Up to `limit` lines with numbers above `after`, oldest first.
+/// From where, in which direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// Lines with numbers above this, oldest first.
+    After(i64),
+    /// Lines with numbers below this, newest first.
+    Before(i64),
+}
+
+/// Up to `limit` lines.
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(db: &mut Database, filter: &Filter, after: i64, limit: i64) -> StoreResult<Vec<Entry>> {
-    let mut query = dsl::audit
-        .filter(dsl::seq.gt(after))
-        .order(dsl::seq)
-        .limit(limit)
-        .into_boxed();
+pub fn list(db: &mut Database, filter: &Filter, from: From, limit: i64) -> StoreResult<Vec<Entry>> {
+    let query = dsl::audit.limit(limit).into_boxed();
+    let mut query = match from {
+        From::After(seq) => query.filter(dsl::seq.gt(seq)).order(dsl::seq.asc()),
+        From::Before(seq) => query.filter(dsl::seq.lt(seq)).order(dsl::seq.desc()),
+    };
     if let Some(actor) = &filter.actor {
         query = query.filter(dsl::actor.eq(actor.clone()));
     }

@@ -210,6 +210,8 @@ diesel::table! {
         lease_holder -> Nullable<Text>,
         lease_until -> BigInt,
         created_at -> BigInt,
+        former_secret -> Nullable<Text>,
+        former_until -> Nullable<BigInt>,
     }
 }
 diesel::table! {

@@ -26,6 +26,8 @@ pub struct Webhook {
     pub sites: Option<Vec<String>>,
     /// By what deliveries are signed, encrypted.
     pub secret: String,
+    /// By what they were signed before, encrypted, and until when they still are.
+    pub former: Option<(String, DateTime<Utc>)>,
     /// Whether it gets anything.
     pub active: bool,
     /// Up to which event deliveries were made.
@@ -45,16 +47,19 @@ type Row = (
     Option<String>,
     i64,
     i64,
+    Option<String>,
+    Option<i64>,
 );
 
 fn webhook(row: Row) -> StoreResult<Webhook> {
-    let (id, url, kinds, sites, secret, active, position, _, _, created_at) = row;
+    let (id, url, kinds, sites, secret, active, position, _, _, created_at, former, until) = row;
     Ok(Webhook {
         id,
         url,
         kinds: kinds.map(|text| from_json(&text)).transpose()?,
         sites: sites.map(|text| from_json(&text)).transpose()?,
         secret,
+        former: former.zip(until.map(time)),
         active,
         position: position.cast_unsigned(),
         created_at: time(created_at),
@@ -118,6 +123,23 @@ pub fn update(connection: &mut Database, w: &Webhook) -> StoreResult<()> {
         dsl::kinds.eq(w.kinds.as_ref().map(to_json).transpose()?),
         dsl::sites.eq(w.sites.as_ref().map(to_json).transpose()?),
         dsl::active.eq(w.active),
+    );
+    diesel::update(dsl::webhooks.find(&w.id))
+        .set(change)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Writes by what deliveries to a webhook are signed.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_secret(connection: &mut Database, w: &Webhook) -> StoreResult<()> {
+    use webhooks::dsl;
+    let change = (
+        dsl::secret.eq(&w.secret),
+        dsl::former_secret.eq(w.former.as_ref().map(|(secret, _)| secret)),
+        dsl::former_until.eq(w.former.as_ref().map(|(_, until)| micros(*until))),
     );
     diesel::update(dsl::webhooks.find(&w.id))
         .set(change)

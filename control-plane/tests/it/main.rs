@@ -22,6 +22,7 @@ mod migrations;
 mod model;
 mod openapi;
 mod scheduler;
+mod small;
 mod sso;
 mod sso_lies;
 mod store;

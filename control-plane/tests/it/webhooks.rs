@@ -45,6 +45,7 @@ fn webhook(kinds: Option<Vec<String>>) -> Webhook {
         kinds,
         sites: Some(vec!["bj-1".into()]),
         secret: String::new(),
+        former: None,
         active: true,
         position: 0,
         created_at: at(0),

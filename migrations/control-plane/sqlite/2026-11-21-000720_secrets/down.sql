@@ -1,0 +1,2 @@
+ALTER TABLE webhooks DROP COLUMN former_until;
+ALTER TABLE webhooks DROP COLUMN former_secret;
