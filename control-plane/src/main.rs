@@ -1,6 +1,10 @@
 //! `slipway-control-plane`
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use slipway_control_plane::{
@@ -156,16 +160,7 @@ async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
             sites,
             replicas,
             hosts,
-        } => {
-            let door = |address: SocketAddr| (address.ip().to_string(), address.port());
-            let doors = mosquitto::Doors {
-                sites: door(sites),
-                replicas: door(replicas),
-            };
-            std::fs::create_dir_all(&config.data_dir)?;
-            mosquitto::write(&folder, &Authority::open(&config.data_dir)?, &doors, &hosts)?;
-            println!("{}", folder.join("mosquitto.conf").display());
-        }
+        } => write_mosquitto(&config, &folder, (sites, replicas), &hosts)?,
         // Done before settings are read.
         Command::Man { .. } => {}
         Command::Doctor { json } => {
@@ -181,6 +176,23 @@ async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_mosquitto(
+    config: &Config,
+    folder: &Path,
+    (sites, replicas): (SocketAddr, SocketAddr),
+    hosts: &[String],
+) -> anyhow::Result<()> {
+    let door = |address: SocketAddr| (address.ip().to_string(), address.port());
+    let doors = mosquitto::Doors {
+        sites: door(sites),
+        replicas: door(replicas),
+    };
+    std::fs::create_dir_all(&config.data_dir)?;
+    mosquitto::write(folder, &Authority::open(&config.data_dir)?, &doors, hosts)?;
+    println!("{}", folder.join("mosquitto.conf").display());
+    Ok(())
 }
 
 #[tokio::main]

@@ -90,6 +90,10 @@ pub trait Bmc: Send + Sync {
     /// The boot device override in force, or `None` when there is none, or one this product has no name for.
     async fn next_boot(&self) -> Result<Option<BootDevice>, BmcError>;
 
+    /// Has the BMC itself start anew, which leaves the machine's power as it is. Returns when it was asked, not when it is
+    /// back: ask [`Bmc::device`] until it answers, which may take minutes. All its sessions are lost.
+    async fn restart(&self) -> Result<(), BmcError>;
+
     /// What the BMC says about itself.
     async fn device(&self) -> Result<BmcInfo, BmcError>;
 

@@ -25,6 +25,8 @@ pub const NETFN_APP: u8 = 0x06;
 
 /// Get Device ID.
 pub const GET_DEVICE_ID: Command = command(NETFN_APP, 0x01, "get device id");
+/// Cold Reset: the BMC itself starts anew (section 20.2).
+pub const COLD_RESET: Command = command(NETFN_APP, 0x02, "cold reset");
 /// Set Session Privilege Level.
 pub const SET_PRIVILEGE: Command = command(NETFN_APP, 0x3b, "set session privilege");
 /// Close Session.

@@ -185,6 +185,17 @@ impl Bmc for IpmiBmc {
         chassis::next_boot(&data).ok_or_else(|| self.unreadable(chassis::GET_BOOT))
     }
 
+    async fn restart(&self) -> Result<(), BmcError> {
+        let asked = self.command(chassis::COLD_RESET, &[]).await;
+        // Whatever session there is, the BMC forgets it, so nothing is said to end it.
+        drop(self.state.lock().await.session.take());
+        match asked {
+            // Some are gone before they have answered.
+            Ok(_) | Err(BmcError::Timeout { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn device(&self) -> Result<BmcInfo, BmcError> {
         let data = self.command(chassis::GET_DEVICE_ID, &[]).await?;
         let suite = self.state.lock().await.suite.map_or(0, Suite::id);

@@ -6,15 +6,26 @@ use slipway_protocol::{
     report::Failure,
 };
 
-use super::{Teller, failure};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Teller, driver_power, failure};
 use crate::{
     bmc::{
         self, Bmc, BmcError, Firmware, PowerAction, PowerState,
         ipmi::{Credentials, IpmiBmc, Timing},
     },
     context::Context,
-    runner::next,
+    runner::{
+        ladder::{self, Rung},
+        next,
+    },
 };
+
+/// How long a BMC may take to start anew; slow ones take three minutes.
+const BMC_RESTART_LIMIT: Duration = Duration::from_secs(300);
 
 pub(super) async fn run(
     context: &Context,
@@ -34,9 +45,37 @@ pub(super) async fn run(
         return Ok(());
     }
     let bmc = connect(context, teller)?;
-    let result = boot(&bmc, device, firmware(teller), teller).await;
+    let result = match climb(&bmc, teller).await {
+        Ok(()) => boot(&bmc, device, firmware(teller), teller).await,
+        Err(error) => Err(error),
+    };
     bmc.close().await;
     result.map_err(bmc_failure)
+}
+
+/// Starts the BMC anew if it is time for that, and waits until it answers again.
+pub(super) async fn climb(bmc: &IpmiBmc, teller: &Teller) -> Result<(), BmcError> {
+    let attempt = teller.work.attempt;
+    if ladder::rung(attempt) < Rung::BmcReset {
+        return Ok(());
+    }
+    warn!(machine = %teller.work.order.machine, step = %teller.work.step.id, attempt, "starting the BMC anew");
+    match bmc.restart().await {
+        Ok(()) => {}
+        // It cannot be reset by this user, or at all; the step may succeed all the same.
+        Err(BmcError::Completion { .. } | BmcError::Privilege { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let limit = Instant::now() + BMC_RESTART_LIMIT;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        teller.progress(None).await;
+        match bmc.device().await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= limit => return Err(error),
+            Err(_) => {}
+        }
+    }
 }
 
 async fn boot(
@@ -53,6 +92,10 @@ async fn boot(
     teller.progress(None).await;
     match bmc.power_state().await? {
         PowerState::Off => bmc.power(PowerAction::On).await,
+        PowerState::On if ladder::rung(teller.work.attempt) >= Rung::PowerCycle => {
+            driver_power::switch(bmc, false).await?;
+            bmc.power(PowerAction::On).await
+        }
         PowerState::On => match bmc.power(PowerAction::Reset).await {
             // Switched off between the two questions.
             Err(BmcError::PowerIsOff { .. }) => bmc.power(PowerAction::On).await,

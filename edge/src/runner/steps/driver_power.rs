@@ -12,7 +12,10 @@ use crate::{
 
 pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<(), Failure> {
     let bmc = driver_boot::connect(context, teller)?;
-    let result = switch(&bmc, on).await;
+    let result = match driver_boot::climb(&bmc, teller).await {
+        Ok(()) => switch(&bmc, on).await,
+        Err(error) => Err(error),
+    };
     bmc.close().await;
     result.map_err(driver_boot::bmc_failure)
 }
@@ -20,7 +23,10 @@ pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<
 /// Asks the system to shut down; whether it does is its own affair, so the power is cut after the grace.
 pub(super) async fn shut_down(context: &Context, grace_s: u32, teller: &Teller) -> Result<(), Failure> {
     let bmc = driver_boot::connect(context, teller)?;
-    let result = give_grace(&bmc, Duration::from_secs(grace_s.into()), teller).await;
+    let result = match driver_boot::climb(&bmc, teller).await {
+        Ok(()) => give_grace(&bmc, Duration::from_secs(grace_s.into()), teller).await,
+        Err(error) => Err(error),
+    };
     bmc.close().await;
     result.map_err(driver_boot::bmc_failure)
 }
@@ -44,7 +50,7 @@ async fn give_grace(bmc: &IpmiBmc, grace: Duration, teller: &Teller) -> Result<(
 }
 
 /// Asks, then reads the state back until it is as wanted; the step's time limit bounds the wait.
-async fn switch(bmc: &IpmiBmc, on: bool) -> Result<(), BmcError> {
+pub(super) async fn switch(bmc: &IpmiBmc, on: bool) -> Result<(), BmcError> {
     let (action, wanted) = if on {
         (PowerAction::On, PowerState::On)
     } else {
