@@ -21,6 +21,7 @@ pub mod mails;
 pub mod measures;
 mod new_event;
 pub mod orders;
+mod pool;
 pub mod projects;
 pub mod reports;
 pub mod reservations;
@@ -35,21 +36,20 @@ pub mod users;
 pub mod webhooks;
 
 pub use connection::Database;
+pub use pool::Load;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use diesel::{
-    Connection as _, RunQueryDsl as _,
-    r2d2::{self, ConnectionManager, CustomizeConnection, Pool},
-};
+use diesel::Connection as _;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
+use self::pool::{
+    Connections, POSTGRES_CONNECTIONS, READER_PRAGMAS, SQLITE_READERS, SQLITE_WRITERS, WRITER_PRAGMAS,
+    connections,
+};
 use crate::telemetry::{self, Tracer};
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/control-plane/sqlite");
@@ -96,102 +96,6 @@ pub struct Store {
     readers: Connections,
     appended: Arc<Notify>,
     tracer: Tracer,
-}
-
-/// A pool, and the queue before it. Who comes first is served first; a wait costs no thread and has no time limit, which
-/// the pool's own would.
-#[derive(Clone)]
-struct Connections {
-    pool: Pool<ConnectionManager<Database>>,
-    queue: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
-}
-
-/// How busy a pool is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
-    /// `writers` or `readers`.
-    pub pool: &'static str,
-    /// How many transactions it can run at once.
-    pub size: usize,
-    /// How many it runs.
-    pub busy: usize,
-    /// How many wait.
-    pub waiting: usize,
-}
-
-impl Connections {
-    fn load(&self, pool: &'static str) -> Load {
-        let size = usize::try_from(self.pool.max_size()).unwrap_or(1);
-        Load {
-            pool,
-            size,
-            busy: size.saturating_sub(self.queue.available_permits()),
-            waiting: self.waiting.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Somebody who waits in a pool's queue; no more when dropped, also if they went away.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Waiting {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// SQLite has one writer; one connection means that nobody ever waits for a lock held elsewhere in here.
-const SQLITE_WRITERS: u32 = 1;
-/// In WAL mode SQLite's readers wait for nobody, and nobody for them.
-const SQLITE_READERS: u32 = 4;
-const POSTGRES_CONNECTIONS: u32 = 8;
-
-const WRITER_PRAGMAS: &[&str] = &[
-    "journal_mode=WAL",
-    "synchronous=FULL",
-    "busy_timeout=10000",
-    "foreign_keys=ON",
-];
-const READER_PRAGMAS: &[&str] = &["busy_timeout=10000", "query_only=ON"];
-
-/// Sets up every SQLite connection there ever is: a pool replaces its connections from time to time, and a new one has
-/// foreign keys off.
-#[derive(Debug)]
-struct Pragmas(&'static [&'static str]);
-
-impl CustomizeConnection<Database, r2d2::Error> for Pragmas {
-    fn on_acquire(&self, connection: &mut Database) -> Result<(), r2d2::Error> {
-        if let Database::Sqlite(connection) = connection {
-            for pragma in self.0 {
-                diesel::sql_query(format!("PRAGMA {pragma}"))
-                    .execute(connection)
-                    .map_err(r2d2::Error::QueryError)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn connections(url: &str, size: u32, pragmas: &'static [&'static str]) -> StoreResult<Connections> {
-    let pool = Pool::builder()
-        .max_size(size)
-        .connection_customizer(Box::new(Pragmas(pragmas)))
-        .build(ConnectionManager::new(url))
-        .map_err(|e| StoreError::Open(e.to_string()))?;
-    let places = usize::try_from(size).unwrap_or(1);
-    Ok(Connections {
-        pool,
-        queue: Arc::new(Semaphore::new(places)),
-        waiting: Arc::default(),
-    })
 }
 
 impl Store {
@@ -318,7 +222,7 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
-    let waits = Waiting::new(&connections.waiting);
+    let waits = connections.wait();
     let place = Arc::clone(&connections.queue).acquire_owned().await;
     drop(waits);
     let place = place.map_err(|_| StoreError::Task)?;
@@ -398,6 +302,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use diesel::RunQueryDsl as _;
 
     #[derive(diesel::QueryableByName)]
     struct Setting {
