@@ -21,7 +21,8 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, addresses, alerts, audit, events, images, instance_batches, instances, jobs,
-        machine_import, machine_types, machines, projects, rescue, sites, sso, stock, users, webhooks,
+        machine_changes, machine_import, machine_types, machines, projects, rescue, sites, sso, stock, users,
+        webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -134,9 +135,9 @@ fn guarded_routes() -> Routes {
         .routes(routes!(addresses::reserve))
         .routes(routes!(addresses::unreserve))
         .routes(routes!(machines::create, machines::list))
-        .routes(routes!(machines::get, machines::update, machines::delete))
+        .routes(routes!(machines::get, machine_changes::update, machines::delete))
         .routes(routes!(machine_import::import))
-        .routes(routes!(machines::move_by))
+        .routes(routes!(machine_changes::move_by))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))

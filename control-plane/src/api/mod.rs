@@ -10,6 +10,7 @@ pub mod images;
 pub mod instance_batches;
 pub mod instances;
 pub mod jobs;
+pub mod machine_changes;
 pub mod machine_import;
 pub mod machine_types;
 pub mod machines;

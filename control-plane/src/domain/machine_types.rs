@@ -2,6 +2,8 @@
 //! [`crate::workflow::classify`]; here it is kept up to date. A type that changed is applied at once, batch by batch; what
 //! a crash left undone is found by the scheduler's next tick, as a machine's type says by which revision it was decided.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
@@ -228,7 +230,7 @@ pub fn assign(db: &mut Database, machine: &Machine, now: DateTime<Utc>) -> Store
     if class == machine.class {
         return Ok(class);
     }
-    machines::set_class(db, machine.id, &class)?;
+    machine_types::set_class(db, machine.id, &class)?;
     if (&class.machine_type, &class.reason) != (&machine.class.machine_type, &machine.class.reason) {
         let text = class
             .machine_type
@@ -264,13 +266,25 @@ pub async fn reclassify(app: &App) -> Result<(), ApiError> {
 
 fn is_behind(db: &mut Database) -> StoreResult<bool> {
     let revision = machine_types::revision(db)?;
-    Ok(!machines::classed_before(db, revision, 1)?.is_empty())
+    Ok(!machine_types::classed_before(db, revision, 1)?.is_empty())
 }
 
 fn batch(db: &mut Database) -> StoreResult<()> {
     let types = types(db)?;
-    for machine in machines::classed_before(db, types.revision, BATCH)? {
-        machines::reclass(db, &machine, &types.class_of(&machine))?;
+    // Most machines stay of the type they are: those of one revision are noted by one statement.
+    let mut same: BTreeMap<i64, Vec<String>> = BTreeMap::new();
+    for machine in machine_types::classed_before(db, types.revision, BATCH)? {
+        let (former, class) = (&machine.class, types.class_of(&machine));
+        if (&former.machine_type, &former.reason) == (&class.machine_type, &class.reason) {
+            same.entry(former.revision)
+                .or_default()
+                .push(machine.id.to_string());
+        } else {
+            machine_types::reclass(db, &machine, &class)?;
+        }
+    }
+    for (former, ids) in same {
+        machine_types::keep(db, ids, (former, types.revision))?;
     }
     Ok(())
 }

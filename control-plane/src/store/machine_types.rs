@@ -2,9 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use slipway_protocol::ids::MachineId;
 
 use super::{
-    Database, StoreError, StoreResult, from_json, micros,
+    Database, StoreError, StoreResult, from_json,
+    machines::{self as machines_table, Class, Machine},
+    micros,
     schema::{machine_types, machines},
     settings, time, to_json,
 };
@@ -129,4 +132,67 @@ pub fn pinned_to(db: &mut Database, name: &str) -> StoreResult<Option<String>> {
         .filter(machines::machine_type.eq(name))
         .filter(machines::type_pinned.eq(true));
     Ok(rows.select(machines::name).first(db).optional()?)
+}
+
+/// Sets the type of a machine that rules decide for, or one that an operator gives.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_class(db: &mut Database, id: MachineId, class: &Class) -> StoreResult<()> {
+    use machines::dsl;
+    let row = dsl::machines.find(id.to_string());
+    let change = (
+        dsl::machine_type.eq(&class.machine_type),
+        dsl::type_pinned.eq(class.pinned),
+        dsl::type_reason.eq(&class.reason),
+        dsl::typed_by.eq(class.revision),
+    );
+    diesel::update(row).set(change).execute(db)?;
+    Ok(())
+}
+
+/// The same for a machine whose type was decided by an older revision, if that is still so: who knows the machine better
+/// may have come between.
+///
+/// # Errors
+/// When the database fails.
+pub fn reclass(db: &mut Database, m: &Machine, class: &Class) -> StoreResult<()> {
+    use machines::dsl;
+    let row = dsl::machines
+        .find(m.id.to_string())
+        .filter(dsl::typed_by.eq(m.class.revision))
+        .filter(dsl::type_pinned.eq(m.class.pinned));
+    let change = (
+        dsl::machine_type.eq(&class.machine_type),
+        dsl::type_reason.eq(&class.reason),
+        dsl::typed_by.eq(class.revision),
+    );
+    diesel::update(row).set(change).execute(db)?;
+    Ok(())
+}
+
+/// Notes that machines stay what they are by a newer revision, if they still are as the older one left them.
+///
+/// # Errors
+/// When the database fails.
+pub fn keep(db: &mut Database, ids: Vec<String>, (former, now): (i64, i64)) -> StoreResult<()> {
+    use machines::dsl;
+    let rows = dsl::machines
+        .filter(dsl::id.eq_any(ids))
+        .filter(dsl::typed_by.eq(former));
+    diesel::update(rows).set(dsl::typed_by.eq(now)).execute(db)?;
+    Ok(())
+}
+
+/// Up to `limit` machines whose type was decided by an older revision than `revision`.
+///
+/// # Errors
+/// When the database fails.
+pub fn classed_before(db: &mut Database, revision: i64, limit: i64) -> StoreResult<Vec<Machine>> {
+    use machines::dsl;
+    let rows = dsl::machines.filter(dsl::typed_by.lt(revision)).limit(limit);
+    rows.load::<machines_table::Row>(db)?
+        .into_iter()
+        .map(machines_table::from_row)
+        .collect()
 }

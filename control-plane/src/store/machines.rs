@@ -302,64 +302,6 @@ pub fn leave(connection: &mut Database, id: MachineId, job: JobId, state: Machin
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
-/// Moves a machine that no job works on, if it is still where it was; `false` otherwise. The reason takes the place of
-/// the one it had.
-///
-/// # Errors
-/// When the database fails.
-pub fn advance(
-    connection: &mut Database,
-    id: MachineId,
-    (from, to): (MachineState, MachineState),
-    reason: Option<&str>,
-) -> StoreResult<bool> {
-    use machines::dsl;
-    let row = dsl::machines
-        .find(id.to_string())
-        .filter(dsl::state.eq(to_word(&from)?))
-        .filter(dsl::live_job.is_null());
-    let change = (
-        dsl::state.eq(to_word(&to)?),
-        dsl::reason.eq(reason),
-        dsl::quarantine.eq(false),
-    );
-    Ok(diesel::update(row).set(change).execute(connection)? == 1)
-}
-
-/// Marks a machine that an instance holds, or takes the mark away; `false` if none holds it any more.
-///
-/// # Errors
-/// When the database fails.
-pub fn hold(connection: &mut Database, id: MachineId, hold: &Hold) -> StoreResult<bool> {
-    use machines::dsl;
-    let held = [
-        to_word(&MachineState::Allocated)?,
-        to_word(&MachineState::Erasing)?,
-    ];
-    let row = dsl::machines
-        .find(id.to_string())
-        .filter(dsl::state.eq_any(held).or(dsl::live_job.is_not_null()));
-    let change = (dsl::reason.eq(&hold.reason), dsl::quarantine.eq(hold.quarantine));
-    Ok(diesel::update(row).set(change).execute(connection)? == 1)
-}
-
-/// Quarantines a machine that is free and was marked; `false` if it was not.
-///
-/// # Errors
-/// When the database fails.
-pub fn quarantine_if_marked(connection: &mut Database, id: MachineId) -> StoreResult<bool> {
-    use machines::dsl;
-    let row = dsl::machines
-        .find(id.to_string())
-        .filter(dsl::state.eq(to_word(&MachineState::Available)?))
-        .filter(dsl::quarantine.eq(true));
-    let change = (
-        dsl::state.eq(to_word(&MachineState::Quarantined)?),
-        dsl::quarantine.eq(false),
-    );
-    Ok(diesel::update(row).set(change).execute(connection)? == 1)
-}
-
 /// Sets what operators say of a machine, if it still has `version`; `false` otherwise.
 ///
 /// # Errors
@@ -396,53 +338,6 @@ pub fn set_inventory(connection: &mut Database, id: MachineId, inventory: &Inven
         .set(dsl::inventory.eq(Some(to_json(inventory)?)))
         .execute(connection)?;
     Ok(())
-}
-
-/// Sets the type of a machine that rules decide for, or one that an operator gives.
-///
-/// # Errors
-/// When the database fails.
-pub fn set_class(connection: &mut Database, id: MachineId, class: &Class) -> StoreResult<()> {
-    use machines::dsl;
-    let row = dsl::machines.find(id.to_string());
-    let change = (
-        dsl::machine_type.eq(&class.machine_type),
-        dsl::type_pinned.eq(class.pinned),
-        dsl::type_reason.eq(&class.reason),
-        dsl::typed_by.eq(class.revision),
-    );
-    diesel::update(row).set(change).execute(connection)?;
-    Ok(())
-}
-
-/// The same for a machine whose type was decided by an older revision, if that is still so: who knows the machine better
-/// may have come between.
-///
-/// # Errors
-/// When the database fails.
-pub fn reclass(connection: &mut Database, m: &Machine, class: &Class) -> StoreResult<()> {
-    use machines::dsl;
-    let row = dsl::machines
-        .find(m.id.to_string())
-        .filter(dsl::typed_by.eq(m.class.revision))
-        .filter(dsl::type_pinned.eq(m.class.pinned));
-    let change = (
-        dsl::machine_type.eq(&class.machine_type),
-        dsl::type_reason.eq(&class.reason),
-        dsl::typed_by.eq(class.revision),
-    );
-    diesel::update(row).set(change).execute(connection)?;
-    Ok(())
-}
-
-/// Up to `limit` machines whose type was decided by an older revision than `revision`.
-///
-/// # Errors
-/// When the database fails.
-pub fn classed_before(connection: &mut Database, revision: i64, limit: i64) -> StoreResult<Vec<Machine>> {
-    use machines::dsl;
-    let rows = dsl::machines.filter(dsl::typed_by.lt(revision)).limit(limit);
-    rows.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
 
 /// The addresses taken at a site.

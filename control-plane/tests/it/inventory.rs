@@ -7,11 +7,15 @@ use crate::common::{
     server::{Server, on_each_server},
 };
 use chrono::Utc;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use slipway_control_plane::{
+    app::App,
+    config::Given,
     domain,
     store::{
+        StoreError,
         machine_types::{self, MachineType},
         machines::{self, Class, Machine, MachineDetails},
         sites::{self, SiteSettings},
@@ -347,8 +351,8 @@ async fn an_inventory_decides_the_type_and_is_kept_beside_what_operators_say() {
                 domain::machines::found(db, (machine(1).id, job), &found, now)?;
                 domain::machines::found(db, (MachineId(Uuid::from_u128(77)), job), &found, now)?;
                 let revision = machine_types::revision(db)?;
-                let behind = machines::classed_before(db, revision, 10)?;
-                Ok::<_, slipway_control_plane::store::StoreError>((behind, machines::get(db, "m1")?))
+                let behind = machine_types::classed_before(db, revision, 10)?;
+                Ok::<_, StoreError>((behind, machines::get(db, "m1")?))
             })
             .await
             .unwrap();
@@ -369,7 +373,7 @@ async fn an_inventory_decides_the_type_and_is_kept_beside_what_operators_say() {
                     },
                     now,
                 )?;
-                machines::reclass(
+                machine_types::reclass(
                     db,
                     &former,
                     &Class {
@@ -382,6 +386,63 @@ async fn an_inventory_decides_the_type_and_is_kept_beside_what_operators_say() {
             .await
             .unwrap();
         assert_eq!(renewed.unwrap().class.machine_type.as_deref(), Some("big"));
+    })
+    .await;
+}
+
+/// More than two batches; what a crash leaves behind is found by the same call.
+#[tokio::test]
+async fn many_machines_are_classified_batch_by_batch_and_each_once() {
+    on_each_database(|store| async move {
+        let now = Utc::now();
+        store
+            .transaction(move |db| {
+                let settings = SiteSettings {
+                    description: String::new(),
+                    discover: false,
+                    subnets: vec![],
+                    limits: Default::default(),
+                };
+                sites::insert(db, &machine(1).site, &settings, now)?;
+                (1..=1200).try_for_each(|n| machines::insert(db, &machine(n)))
+            })
+            .await
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let given = Given {
+            data_dir: Some(dir.path().into()),
+            ..Given::default()
+        };
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let app = App::new(given.resolve().unwrap(), store, metrics).unwrap();
+        let change = async |rules: Value| {
+            let rules: Rules = serde_json::from_value(rules).unwrap();
+            let bios = MachineType {
+                name: "old".into(),
+                description: String::new(),
+                priority: 0,
+                rules,
+                created_at: now,
+            };
+            app.store
+                .transaction(move |db| machine_types::put(db, &bios))
+                .await
+                .unwrap();
+            domain::machine_types::reclassify(&app).await.unwrap();
+            let counted = app.store.read(|db| {
+                let revision = machine_types::revision(db)?;
+                let behind = machine_types::classed_before(db, revision, 10)?.len();
+                Ok::<_, StoreError>((machine_types::machines_of(db, "old")?, behind))
+            });
+            counted.await.unwrap()
+        };
+        assert_eq!(change(json!({ "firmware": "bios" })).await, (1200, 0));
+        assert_eq!(
+            change(json!({ "firmware": "bios", "labels": {} })).await,
+            (1200, 0),
+            "all stay what they are"
+        );
+        assert_eq!(change(json!({ "firmware": "uefi" })).await, (0, 0));
     })
     .await;
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use slipway_control_plane::{
     domain,
     store::{
-        Database, StoreError, StoreResult,
+        Database, StoreError, StoreResult, holds,
         instances::{self, Instance, Wish},
         jobs::{self, Job},
         machines::{self, Class, Hold, Machine, MachineDetails},
@@ -259,7 +259,7 @@ async fn a_machine_without_a_mark_is_free_again() {
                 let (id, job) = held(db, now)?;
                 domain::jobs::take_report(db, &job.site, 1, &done(id, job.id, now), now)?;
                 assert!(
-                    !machines::hold(db, id, &Hold::default())?,
+                    !holds::hold(db, id, &Hold::default())?,
                     "nobody holds it any more"
                 );
                 Ok::<_, StoreError>(machines::get(db, "m1")?.unwrap())

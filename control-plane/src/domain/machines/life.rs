@@ -13,6 +13,7 @@ use crate::{
     store::{
         Database, StoreResult, audit,
         events::{self, NewEvent},
+        holds,
         machines::{self, Hold, Machine},
     },
     workflow::state::{MachineEvent, MachineState, machine_moves},
@@ -114,7 +115,7 @@ fn step(
             }
             _ => return Ok(Stepped::Nowhere),
         };
-        if !machines::hold(db, machine.id, &hold)? {
+        if !holds::hold(db, machine.id, &hold)? {
             return Ok(Stepped::Late);
         }
         events::append(db, &told(kind).text(reason.unwrap_or_default()))?;
@@ -124,7 +125,7 @@ fn step(
         return Ok(Stepped::Nowhere);
     };
     let reason = reason.filter(|_| next != MachineState::Available);
-    if !machines::advance(db, machine.id, (machine.state, next), reason)? {
+    if !holds::advance(db, machine.id, (machine.state, next), reason)? {
         return Ok(Stepped::Late);
     }
     let kind = format!("machine.{}", format!("{next:?}").to_lowercase());
@@ -156,7 +157,7 @@ pub fn quarantine(
 /// # Errors
 /// When the store fails.
 pub fn settled(db: &mut Database, machine: MachineId, state: MachineState) -> StoreResult<MachineState> {
-    if state == MachineState::Available && machines::quarantine_if_marked(db, machine)? {
+    if state == MachineState::Available && holds::quarantine_if_marked(db, machine)? {
         return Ok(MachineState::Quarantined);
     }
     Ok(state)

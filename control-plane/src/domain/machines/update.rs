@@ -232,7 +232,7 @@ fn pin(
             -1
         },
     };
-    machines::set_class(db, machine.id, &class)?;
+    types::set_class(db, machine.id, &class)?;
     if let Some(name) = wish {
         let event = NewEvent::new("machine.classified", now)
             .site(&machine.site)
