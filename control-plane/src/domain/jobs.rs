@@ -9,7 +9,7 @@ use slipway_protocol::{
     report::{Failure, Outcome, Report},
 };
 
-use super::timeline;
+use super::{faults, timeline};
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
@@ -130,11 +130,13 @@ pub fn take_report(
         && !taken_up_since(db, report)?
     {
         let failure = match &report.outcome {
-            Outcome::Failed { failure, .. } => Some(failure),
+            Outcome::Failed { failure, step, .. } => Some((failure, step.as_ref())),
             _ => None,
         };
-        if let Some(job) = job {
-            finish(db, &job, end, failure, now)?;
+        if let Some(job) = job
+            && finish(db, &job, end, failure.map(|(failure, _)| failure), now)?
+        {
+            faults::judge(db, &job, end, failure, now)?;
         }
     }
     Ok(true)

@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod addresses;
 pub mod alerts;
 pub mod events;
+pub mod faults;
 pub mod images;
 pub mod instances;
 pub mod jobs;

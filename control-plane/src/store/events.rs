@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
+use slipway_protocol::ids::MachineId;
 use utoipa::ToSchema;
 
 pub use super::new_event::NewEvent;
@@ -295,4 +296,21 @@ pub fn last_of_machines(connection: &mut Database, kind: &str) -> StoreResult<Ve
         found.push(event(row)?);
     }
     Ok(found)
+}
+
+/// Whether a machine's last event of kind `fault.*` is not `fault.cleared`.
+///
+/// # Errors
+/// When the database fails.
+pub fn has_fault(connection: &mut Database, machine: MachineId) -> StoreResult<bool> {
+    use events::dsl;
+    let last: Option<String> = dsl::events
+        .filter(dsl::machine.eq(machine.to_string()))
+        .filter(dsl::kind.ge("fault."))
+        .filter(dsl::kind.lt("fault/"))
+        .order(dsl::id.desc())
+        .select(dsl::kind)
+        .first(connection)
+        .optional()?;
+    Ok(last.is_some_and(|kind| kind != "fault.cleared"))
 }

@@ -279,6 +279,20 @@ pub fn failed_since(connection: &mut Database, since: DateTime<Utc>) -> StoreRes
     Ok(rows.load(connection)?)
 }
 
+/// How many jobs failed on machines of a site since a time, those that were called off left out.
+///
+/// # Errors
+/// When the database fails.
+pub fn failed_at(connection: &mut Database, site: &SiteId, since: DateTime<Utc>) -> StoreResult<i64> {
+    use jobs::dsl;
+    let rows = dsl::jobs
+        .filter(dsl::state.eq(to_word(&JobState::Failed)?))
+        .filter(dsl::machine.is_not_null())
+        .filter(dsl::finished_at.ge(micros(since)))
+        .filter(dsl::site.eq(site.as_str()));
+    Ok(rows.count().get_result(connection)?)
+}
+
 /// Ends a job that is not at its end; `false` if it is.
 ///
 /// # Errors

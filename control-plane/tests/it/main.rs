@@ -10,6 +10,7 @@ mod api;
 mod batches;
 mod common;
 mod events;
+mod faults;
 mod fuzz;
 mod images;
 mod import;

@@ -9,6 +9,7 @@ use super::{change, in_use, seen_by};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
+    domain::faults,
     error::ApiError,
     store::{
         Database, StoreResult, audit,
@@ -130,6 +131,9 @@ fn step(
     }
     let kind = format!("machine.{}", format!("{next:?}").to_lowercase());
     events::append(db, &told(&kind).text(reason.unwrap_or_default()).entered(&next)?)?;
+    if event == MachineEvent::Return && events::has_fault(db, machine.id)? {
+        events::append(db, &told(faults::CLEARED).text("the machine was returned to use"))?;
+    }
     Ok(Stepped::Done)
 }
 
