@@ -224,6 +224,21 @@ async fn a_restarted_bmc_gets_a_new_session() {
 }
 
 #[tokio::test]
+async fn a_bmc_starts_anew_and_leaves_the_machine_alone() {
+    let world = world().await;
+    let bmc = world.client("admin", "secret12");
+    bmc.power(PowerAction::On).await.expect("on");
+    bmc.restart().await.expect("it is asked");
+    assert_eq!(bmc.power_state().await.expect("a new session"), PowerState::On);
+    assert_eq!(
+        world.chassis.actions(),
+        [PowerAction::On],
+        "nothing was done to the machine"
+    );
+    bmc.close().await;
+}
+
+#[tokio::test]
 async fn wrong_users_are_told_apart() {
     let world = world().await;
     for (user, password, code) in [
