@@ -1,5 +1,7 @@
 //! Projects and how many machines they may hold.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 
@@ -106,6 +108,31 @@ pub fn instances_of(db: &mut Database, id: &str) -> StoreResult<i64> {
         .filter(instances::project.eq(id))
         .filter(instances::state.ne(to_word(&InstanceState::Released)?));
     Ok(rows.count().get_result(db)?)
+}
+
+/// How many instances that are not given back each of some projects has; one without any is left out.
+///
+/// # Errors
+/// When the database fails.
+pub fn instances_of_each(db: &mut Database, ids: &[String]) -> StoreResult<HashMap<String, i64>> {
+    let rows = instances::table
+        .filter(instances::project.eq_any(ids))
+        .filter(instances::state.ne(to_word(&InstanceState::Released)?))
+        .group_by(instances::project)
+        .select((instances::project, diesel::dsl::count_star()));
+    Ok(rows.load::<(String, i64)>(db)?.into_iter().collect())
+}
+
+/// The quotas of some projects: project, machine type and most machines.
+///
+/// # Errors
+/// When the database fails.
+pub fn quotas_of_each(db: &mut Database, ids: &[String]) -> StoreResult<Vec<(String, String, i64)>> {
+    Ok(quotas::table
+        .filter(quotas::project.eq_any(ids))
+        .order(quotas::machine_type)
+        .select((quotas::project, quotas::machine_type, quotas::machines))
+        .load(db)?)
 }
 
 /// How many instances of a project that are not given back are on a machine of a type, or wait for one.

@@ -212,19 +212,6 @@ pub fn grants_of(db: &mut Database, holder: &str) -> StoreResult<Vec<Grant>> {
     rows.load::<GrantRow>(db)?.into_iter().map(grant).collect()
 }
 
-/// Who holds what in a scope.
-///
-/// # Errors
-/// When the database fails.
-pub fn grants_in(db: &mut Database, scope: &Scope) -> StoreResult<Vec<Grant>> {
-    use grants::dsl;
-    let rows = dsl::grants
-        .filter(dsl::scope.eq(scope.to_string()))
-        .order((dsl::holder, dsl::role))
-        .select((dsl::id, dsl::holder, dsl::role, dsl::scope));
-    rows.load::<GrantRow>(db)?.into_iter().map(grant).collect()
-}
-
 /// How many hold a role.
 ///
 /// # Errors
@@ -232,6 +219,20 @@ pub fn grants_in(db: &mut Database, scope: &Scope) -> StoreResult<Vec<Grant>> {
 pub fn holders(db: &mut Database, role: &str) -> StoreResult<i64> {
     use grants::dsl;
     Ok(dsl::grants.filter(dsl::role.eq(role)).count().get_result(db)?)
+}
+
+/// Who holds what in some scopes: scope, user name and role, by name.
+///
+/// # Errors
+/// When the database fails.
+pub fn members_of_each(db: &mut Database, scopes: &[Scope]) -> StoreResult<Vec<(String, String, String)>> {
+    let scopes: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+    let rows = grants::table
+        .inner_join(users::table)
+        .filter(grants::scope.eq_any(scopes))
+        .order((users::name, grants::role))
+        .select((grants::scope, users::name, grants::role));
+    Ok(rows.load(db)?)
 }
 
 /// How many users who are not shut out are `admin` everywhere.
