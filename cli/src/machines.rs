@@ -1,7 +1,7 @@
 //! `slipway machine`: machines, from being added until they are retired.
 
 use std::{
-    io::Read as _,
+    io::{IsTerminal as _, Read as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -15,6 +15,7 @@ use crate::{
     client::Client,
     labels::{self, Pair},
     output::{self, Format},
+    terminal,
 };
 
 /// Machines.
@@ -350,8 +351,11 @@ fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
     Value::Object(given.collect())
 }
 
-/// A secret from a file or standard input; never from the command line, where others can read it.
+/// The BMC's password from a file or standard input, unseen at a terminal; never from the command line, where others can read it.
 fn secret(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") && std::io::stdin().is_terminal() {
+        return terminal::secret("Password of the BMC");
+    }
     Ok(read(file)?.trim_end_matches(['\r', '\n']).to_owned())
 }
 

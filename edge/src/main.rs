@@ -1,6 +1,9 @@
 //! `slipway-edge`: joins a site, and serves it.
 
-use std::{io::Read as _, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Read as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -97,7 +100,13 @@ async fn join_site(token: &str, config: &Config) -> anyhow::Result<()> {
     let mut text = token.to_owned();
     if text == "-" {
         text.clear();
-        std::io::stdin().read_to_string(&mut text)?;
+        if std::io::stdin().is_terminal() {
+            // One line: nobody should have to know how to end a terminal's input.
+            eprint!("Join token: ");
+            std::io::stdin().read_line(&mut text)?;
+        } else {
+            std::io::stdin().read_to_string(&mut text)?;
+        }
     }
     let token = JoinToken::from_text(&text)?;
     let identity = join::join(&token, &config.addresses(), &config.data_dir, chrono::Utc::now()).await?;

@@ -3,5 +3,8 @@
 
 pub mod api;
 pub mod fleet;
+pub mod handbook;
+pub mod newcomer;
+pub mod terminal;
 pub mod timeline;
 pub mod world;

@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 use super::{
     Source,
     kinds::Wanted,
+    machines,
     plan::{Change, Difference, Step, overlaid},
+    reservations,
 };
 use crate::client::Client;
 
@@ -41,7 +43,9 @@ pub(super) async fn out(client: &Client, source: &Source, step: &Step) -> anyhow
     let path = own_path(step);
     match (&step.change, &step.wanted) {
         (Change::Create, Some(wanted)) => create(client, source, wanted).await,
-        (Change::Update(differences), Some(wanted)) => update(client, step, wanted, differences).await,
+        (Change::Update(differences), Some(wanted)) => {
+            update(client, source, (step, wanted), differences).await
+        }
         (Change::Delete, _) => client.delete(&path).await.map(|_| ()),
         _ => Ok(()),
     }
@@ -59,15 +63,13 @@ async fn create(client: &Client, source: &Source, wanted: &Wanted) -> anyhow::Re
             client.post(path, body.into()).await?;
             share(client, &wanted.key, [members, quotas]).await?;
         }
-        "machines" => {
-            if let Some(Value::Object(bmc)) = body.get_mut("bmc")
-                && let Some(file) = bmc.remove("password_file")
-            {
-                let pointer = format!("{}/bmc/password_file", wanted.pointer);
-                let password = source.secret(&pointer, file.as_str().unwrap_or_default())?;
-                bmc.insert("password".to_owned(), password.into());
-            }
+        "machines" => machines::create(client, source, wanted).await?,
+        "machine_types" => put_type(client, wanted, &json!({})).await?,
+        "sites" => {
+            let reserved = body.remove("reservations");
             client.post(path, body.into()).await?;
+            let reserved = reservations::plain(&reserved.unwrap_or_default());
+            reservations::reserve(client, &wanted.key, (&Value::Null, &reserved)).await?;
         }
         "webhooks" => {
             let file = body.remove("secret_file");
@@ -132,6 +134,19 @@ async fn put_role(client: &Client, wanted: &Wanted) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes a machine type, or replaces the one that is there: what the file does not name stays.
+async fn put_type(client: &Client, wanted: &Wanted, current: &Value) -> anyhow::Result<()> {
+    let mut body = Map::new();
+    for field in wanted.kind.fields {
+        if let Some(value) = wanted.fields.get(*field).or(current.get(*field)) {
+            body.insert((*field).to_owned(), value.clone());
+        }
+    }
+    let path = format!("{}/{}", wanted.kind.path, wanted.key);
+    client.put(&path, body.into()).await?;
+    Ok(())
+}
+
 /// Sets members and quotas of a project.
 async fn share(client: &Client, project: &str, [members, quotas]: [Option<Value>; 2]) -> anyhow::Result<()> {
     for (user, role) in members.iter().filter_map(Value::as_object).flatten() {
@@ -147,23 +162,35 @@ async fn share(client: &Client, project: &str, [members, quotas]: [Option<Value>
 
 async fn update(
     client: &Client,
-    step: &Step,
-    wanted: &Wanted,
+    source: &Source,
+    (step, wanted): (&Step, &Wanted),
     differences: &[Difference],
 ) -> anyhow::Result<()> {
-    if step.kind.word == "roles" {
-        return put_role(client, wanted).await;
+    match step.kind.word {
+        "roles" => return put_role(client, wanted).await,
+        "machine_types" => {
+            return put_type(client, wanted, step.current.as_ref().unwrap_or(&Value::Null)).await;
+        }
+        _ => {}
     }
     let mut body = Map::new();
-    let (mut members, mut quotas) = (None, None);
+    let (mut members, mut quotas, mut reserved) = (None, None, None);
     for Difference { field, before, after } in differences {
         match field.as_str() {
             "members" => members = Some(after.clone()),
             "quotas" => quotas = Some(after.clone()),
+            "reservations" => reserved = Some((before, after)),
             _ => {
                 body.insert(field.clone(), overlaid(before, after));
             }
         }
+    }
+    if step.kind.word == "machines" {
+        return machines::update(client, source, (wanted, &own_path(step)), body).await;
+    }
+    // A network goes only when nothing is reserved in it, and something is reserved only in one that is there.
+    if let Some(both) = reserved {
+        reservations::take_back(client, &step.key, both).await?;
     }
     if step.kind.word == "alert_rules" {
         let hooks = client.all("/api/v1/webhooks", &[]).await?;
@@ -182,6 +209,9 @@ async fn update(
     }
     if !body.is_empty() {
         client.patch(&own_path(step), body.into()).await?;
+    }
+    if let Some(both) = reserved {
+        reservations::reserve(client, &step.key, both).await?;
     }
     share(client, &step.key, [members, quotas]).await
 }

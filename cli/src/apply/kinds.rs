@@ -23,8 +23,9 @@ pub(crate) struct Kind {
     pub(crate) required: &'static [&'static str],
 }
 
-/// Roles come first, since members hold them; rules come last, since they name webhooks.
-pub(crate) const KINDS: [Kind; 6] = [
+/// Roles come first, since members hold them, and types before machines and quotas that name them; rules come last, since they
+/// name webhooks.
+pub(crate) const KINDS: [Kind; 7] = [
     Kind {
         word: "roles",
         one: "role",
@@ -35,12 +36,21 @@ pub(crate) const KINDS: [Kind; 6] = [
         required: &["permissions"],
     },
     Kind {
+        word: "machine_types",
+        one: "machine type",
+        path: "/api/v1/machine-types",
+        key: "name",
+        address: "name",
+        fields: &["description", "priority", "rules"],
+        required: &["rules"],
+    },
+    Kind {
         word: "sites",
         one: "site",
         path: "/api/v1/sites",
         key: "id",
         address: "id",
-        fields: &["description", "discover", "subnets", "limits"],
+        fields: &["description", "discover", "subnets", "limits", "reservations"],
         required: &[],
     },
     Kind {
@@ -49,7 +59,16 @@ pub(crate) const KINDS: [Kind; 6] = [
         path: "/api/v1/machines",
         key: "name",
         address: "id",
-        fields: &["site", "macs", "firmware", "address", "bmc", "labels"],
+        fields: &[
+            "site",
+            "macs",
+            "firmware",
+            "address",
+            "bmc",
+            "labels",
+            "machine_type",
+            "shelved",
+        ],
         required: &["site", "macs", "firmware"],
     },
     Kind {

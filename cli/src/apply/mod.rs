@@ -3,7 +3,9 @@
 
 mod carry;
 mod kinds;
+mod machines;
 mod plan;
+mod reservations;
 mod yaml;
 
 use std::{
@@ -34,7 +36,7 @@ pub(crate) struct Apply {
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Remove what is there and not in the file, of these kinds: roles, sites, machines, projects, webhooks, alert_rules
+    /// Remove what is there and not in the file, of these kinds: roles, machine_types, sites, machines, projects, webhooks, alert_rules
     #[arg(long, value_delimiter = ',', value_parser = KINDS.map(|kind| kind.word))]
     prune: Vec<String>,
 }
@@ -112,27 +114,43 @@ async fn planned(client: &Client, apply: &Apply) -> anyhow::Result<(Source, Vec<
     for one in wanted.iter_mut().filter(|one| one.kind.word == "alert_rules") {
         carry::name_webhooks(&mut one.fields, hooks);
     }
-    let steps = plan::plan(&wanted, &there, &apply.prune);
-    for step in steps.iter().filter(|step| step.kind.word == "machines") {
-        // Before anything is done, not half-way.
-        if let (Change::Create, Some(wanted)) = (&step.change, &step.wanted)
-            && let Some(file) = wanted
-                .fields
-                .get("bmc")
-                .and_then(|bmc| bmc["password_file"].as_str())
-        {
-            source.secret(&format!("{}/bmc/password_file", wanted.pointer), file)?;
-        }
-        if let (Change::Update(differences), Some(wanted)) = (&step.change, &step.wanted) {
-            let field = &differences[0].field;
-            let what = format!(
-                "it is {} there, and the API does not change that of a machine: remove the machine first, or correct the file",
-                differences[0].before
-            );
-            return Err(source.fault(&format!("{}/{field}", wanted.pointer), what));
+    for one in wanted
+        .iter()
+        .filter(|one| one.fields.contains_key("reservations"))
+    {
+        let items = there.iter_mut().find(|(kind, _)| *kind == one.kind);
+        let site = items.and_then(|(_, items)| items.iter_mut().find(|site| site["id"] == one.key.as_str()));
+        if let Some(site) = site {
+            site["reservations"] = reservations::at(client, &one.key).await?;
         }
     }
+    let steps = plan::plan(&wanted, &there, &apply.prune);
+    for step in steps.iter().filter(|step| step.kind.word == "machines") {
+        check_machine(&source, step)?;
+    }
     Ok((source, steps))
+}
+
+/// What would be refused of a machine is told before anything is done, not half-way.
+fn check_machine(source: &Source, step: &Step) -> anyhow::Result<()> {
+    let Some(wanted) = &step.wanted else { return Ok(()) };
+    let differences = match &step.change {
+        Change::Update(differences) => differences.as_slice(),
+        Change::Create => &[],
+        _ => return Ok(()),
+    };
+    if let Some(site) = differences.iter().find(|d| d.field == "site") {
+        let what = format!(
+            "it stands at {} there, and machines do not change sites: remove it there first, or correct the file",
+            site.before
+        );
+        return Err(source.fault(&format!("{}/site", wanted.pointer), what));
+    }
+    let sent = differences.is_empty() || differences.iter().any(|d| d.field == "bmc");
+    if let Some(bmc) = wanted.fields.get("bmc").filter(|_| sent) {
+        machines::with_password(source, wanted, &mut bmc.clone())?;
+    }
+    Ok(())
 }
 
 async fn carry_out(client: &Client, source: &Source, steps: Vec<Step>) -> anyhow::Result<()> {

@@ -3,7 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::kinds::{Kind, Wanted};
+use super::{
+    kinds::{Kind, Wanted},
+    machines, reservations,
+};
 
 /// A field that is not as it should be.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +49,8 @@ pub(crate) fn shown(field: &str, current: &Value) -> Value {
     match field {
         "members" => as_map(&current[field], ("user", "role")),
         "quotas" => as_map(&current[field], ("machine_type", "machines")),
+        "machine_type" => machines::pinned(current),
+        "shelved" => machines::shelved(current),
         _ => current[field].clone(),
     }
 }
@@ -77,8 +82,29 @@ fn same_words(there: &Value, wanted: &Value) -> bool {
     words(there) == words(wanted)
 }
 
+/// A value without what says nothing: nulls, and lists and objects that are empty.
+fn bare(value: &Value) -> Value {
+    let says = |value: &Value| {
+        !(value.is_null()
+            || value.as_object().is_some_and(Map::is_empty)
+            || value.as_array().is_some_and(Vec::is_empty))
+    };
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| (name.clone(), bare(value)));
+            Value::Object(fields.filter(|(_, value)| says(value)).collect())
+        }
+        // How many there are in a list says something, whatever they are.
+        Value::Array(items) => items.iter().map(bare).collect(),
+        other => other.clone(),
+    }
+}
+
 /// A value of a file as the API would show it: without what it never shows.
 fn public(field: &str, wanted: &Value) -> Value {
+    if field == "reservations" {
+        return reservations::plain(wanted);
+    }
     let mut value = wanted.clone();
     if let (true, Some(bmc)) = (field == "bmc", value.as_object_mut()) {
         bmc.remove("password_file");
@@ -98,6 +124,9 @@ pub(crate) fn differences(wanted: &Wanted, current: &Value) -> Vec<Difference> {
         ) || (field == "sites" && wanted.kind.word == "webhooks");
         let same = if words {
             same_words(&before, &after)
+        } else if field == "rules" {
+            // Meant whole: a rule that is left out is no rule.
+            bare(&before) == bare(&after)
         } else {
             covers(&before, &after)
         };

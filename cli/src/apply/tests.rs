@@ -82,13 +82,13 @@ async fn the_example_is_applied_once_and_then_unchanged() {
     // Without its secret's file, and without bob, it says where.
     let missing = apply(&client, file(&path, &[])).await.unwrap_err().to_string();
     assert!(
-        missing.contains("site.yaml:31: machines.0.bmc.password_file: cannot read"),
+        missing.contains("site.yaml:43: machines.0.bmc.password_file: cannot read"),
         "{missing}"
     );
     std::fs::write(dir.path().join("m1.bmc"), "hunter2\n").unwrap();
     let nobody = apply(&client, file(&path, &[])).await.unwrap_err().to_string();
     assert!(
-        nobody.contains("site.yaml:34: projects.0: project `web`: there is no user `bob` (not_found)"),
+        nobody.contains("site.yaml:46: projects.0: project `web`: there is no user `bob` (not_found)"),
         "{nobody}"
     );
     client
@@ -97,7 +97,7 @@ async fn the_example_is_applied_once_and_then_unchanged() {
         .unwrap();
     apply(&client, file(&path, &[])).await.unwrap();
     let again = apply(&client, file(&path, &[])).await.unwrap();
-    assert_eq!(again.len(), 6);
+    assert_eq!(again.len(), 7);
     assert!(
         again.iter().all(|change| change.starts_with("unchanged")),
         "{again:?}"
@@ -105,6 +105,11 @@ async fn the_example_is_applied_once_and_then_unchanged() {
     let hook = dir.path().join("hook.secret");
     assert!(std::fs::read_to_string(&hook).unwrap().starts_with("whsec_"));
     assert_eq!(hook.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let m1 = client.get("/api/v1/machines/m1").await.unwrap();
+    assert_eq!(
+        (&m1["machine_type"], &m1["type_pinned"], &m1["state"]),
+        (&json!("big"), &json!(true), &json!("enrolled"))
+    );
     let web = client.get("/api/v1/projects/web").await.unwrap();
     assert_eq!(
         (&web["members"][0]["role"], &web["quotas"][0]["machines"]),
@@ -164,5 +169,89 @@ async fn changes_and_removals_are_those_that_are_asked_for() {
     assert!(
         refused.contains("f.yaml:2: sites.0: site `a`: ") && refused.contains("(body)"),
         "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_their_types_and_reservations_become_as_the_file_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = control_plane(&dir.path().join("data")).await;
+    let path = dir.path().join("f.yaml");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    let told = |changes: &[Value]| Value::from(changes.to_vec());
+    std::fs::write(dir.path().join("m1.bmc"), "hunter2\n").unwrap();
+    write(
+        "machine_types:\n  - name: big\n    description: d\n    priority: 3\n    rules: {threads: {min: 64}, disks: [{count: {min: 2}}]}\n\
+         sites:\n  - id: a\n    subnets: [{network: 192.0.2.0/24, server: 192.0.2.1}]\n    reservations: [{first: 192.0.2.10}, {first: 192.0.2.20, last: 192.0.2.29, note: n}]\n\
+         machines:\n  - name: m1\n    site: a\n    macs: ['52:54:00:00:00:01']\n    firmware: uefi\n    labels: {rack: a1, old: x}\n    shelved: true\n",
+    );
+    apply(&client, file(&path, &[])).await.unwrap();
+    let again = apply(&client, file(&path, &[])).await.unwrap();
+    assert_eq!(
+        again,
+        ["unchanged machine type", "unchanged site", "unchanged machine"]
+    );
+    write(
+        "machine_types:\n  - name: big\n    rules: {disks: [{count: {min: 2}}]}\n\
+         sites:\n  - id: a\n    subnets: [{network: 198.51.100.0/24, server: 198.51.100.1}, {network: 192.0.2.0/24, server: 192.0.2.1}]\n    reservations: [{first: 198.51.100.7}, {first: 192.0.2.20, last: 192.0.2.29, note: n}]\n\
+         machines:\n  - name: m1\n    site: a\n    macs: ['52:54:00:00:00:02', '52:54:00:00:00:03']\n    firmware: bios\n    address: 192.0.2.77\n    labels: {rack: b2, old: null}\n    machine_type: big\n    shelved: false\n    bmc: {driver: ipmi, address: 192.0.2.101:623, username: root, password_file: m1.bmc}\n",
+    );
+    let done = apply(&client, file(&path, &[])).await.unwrap();
+    assert_eq!(done, ["update machine type", "update site", "update machine"]);
+    let m1 = client.get("/api/v1/machines/m1").await.unwrap();
+    let fields = [
+        "state",
+        "firmware",
+        "address",
+        "labels",
+        "machine_type",
+        "type_pinned",
+    ];
+    assert_eq!(
+        told(&fields.map(|field| m1[field].clone())),
+        json!(["available", "bios", "192.0.2.77", { "rack": "b2" }, "big", true])
+    );
+    assert_eq!(
+        (&m1["macs"][1], &m1["bmc"]["username"]),
+        (&json!("52:54:00:00:00:03"), &json!("root"))
+    );
+    let big = client.get("/api/v1/machine-types/big").await.unwrap();
+    assert_eq!(
+        told(&[
+            big["description"].clone(),
+            big["priority"].clone(),
+            big["rules"]["threads"].clone()
+        ]),
+        json!(["d", 3, null]),
+        "what is not named stays, and rules are meant whole"
+    );
+    let reserved = super::reservations::at(&client, "a").await.unwrap();
+    assert_eq!(
+        reserved,
+        json!([{ "first": "192.0.2.20", "last": "192.0.2.29", "note": "n" }, { "first": "198.51.100.7", "last": "198.51.100.7", "note": "" }])
+    );
+    let again = apply(&client, file(&path, &[])).await.unwrap();
+    assert!(
+        again.iter().all(|change| change.starts_with("unchanged")),
+        "{again:?}"
+    );
+    // By rules again, and no BMC any more.
+    write(
+        "machines:\n  - name: m1\n    site: a\n    macs: ['52:54:00:00:00:02', '52:54:00:00:00:03']\n    firmware: bios\n    machine_type: null\n    bmc: null\n",
+    );
+    apply(&client, file(&path, &[])).await.unwrap();
+    let m1 = client.get("/api/v1/machines/m1").await.unwrap();
+    assert_eq!((&m1["type_pinned"], &m1["bmc"]), (&json!(false), &Value::Null));
+    write(
+        "sites:\n  - id: b\nmachines:\n  - name: m1\n    site: b\n    macs: ['52:54:00:00:00:02']\n    firmware: bios\n",
+    );
+    let refused = apply(&client, file(&path, &[])).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("f.yaml:5: machines.0.site: it stands at \"a\" there"),
+        "{refused}"
+    );
+    assert!(
+        client.get("/api/v1/sites/b").await.is_err(),
+        "nothing was done before"
     );
 }
