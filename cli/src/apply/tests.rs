@@ -173,6 +173,7 @@ async fn changes_and_removals_are_those_that_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn machines_their_types_and_reservations_become_as_the_file_says() {
     let dir = tempfile::tempdir().unwrap();
     let client = control_plane(&dir.path().join("data")).await;

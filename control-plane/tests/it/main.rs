@@ -17,6 +17,7 @@ mod inventory;
 mod lists;
 mod live;
 mod machine_life;
+mod machine_lists;
 mod measured;
 mod migrations;
 mod model;
