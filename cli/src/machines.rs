@@ -49,10 +49,7 @@ pub(crate) enum Machine {
     /// Keep machines' history only
     Retire(Move),
     /// List machines
-    List {
-        #[arg(long)]
-        site: Option<String>,
-    },
+    List(Filters),
     /// Show a machine
     Show { machine: String },
     /// Remove a machine that is free
@@ -65,6 +62,37 @@ pub(crate) enum Machine {
     History { machine: String },
     /// List machines that were seen and not enrolled
     Discovered,
+}
+
+/// Which machines to list.
+#[derive(Debug, Args)]
+pub(crate) struct Filters {
+    /// At one site
+    #[arg(long)]
+    site: Option<String>,
+    /// In one state
+    #[arg(long)]
+    state: Option<String>,
+    /// Of one type
+    #[arg(long = "type", value_name = "TYPE")]
+    machine_type: Option<String>,
+    /// With this label, as NAME=VALUE; may be repeated: all are meant
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = labels::pair)]
+    labels: Vec<Pair>,
+}
+
+impl Filters {
+    /// As the API is asked.
+    fn asked(self) -> Vec<(&'static str, Option<String>)> {
+        let one = [
+            ("site", self.site),
+            ("state", self.state),
+            ("machine_type", self.machine_type),
+        ];
+        let labels = self.labels.into_iter();
+        let labels = labels.map(|(name, value)| ("label", Some(format!("{name}={value}"))));
+        one.into_iter().chain(labels).collect()
+    }
 }
 
 /// A machine to be added.
@@ -187,7 +215,7 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
         Machine::Quarantine(what) => (moved(client, "quarantine", what).await?, &COLUMNS),
         Machine::Return(what) => (moved(client, "return", what).await?, &COLUMNS),
         Machine::Retire(what) => (moved(client, "retire", what).await?, &COLUMNS),
-        Machine::List { site } => (client.all("/api/v1/machines", &[("site", site)]).await?, &COLUMNS),
+        Machine::List(filters) => (client.all("/api/v1/machines", &filters.asked()).await?, &COLUMNS),
         Machine::Show { machine } => (client.get(&of(&machine, "")).await?, &COLUMNS),
         Machine::Delete { machine } => {
             client.delete(&of(&machine, "")).await?;

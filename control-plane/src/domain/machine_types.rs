@@ -16,9 +16,9 @@ use crate::{
         Database, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
-        images,
+        images, machine_lists,
         machine_types::{self, MachineType},
-        machines::{self, Class, Machine},
+        machines::{Class, Machine},
         projects,
     },
     workflow::classify::{Candidate, Known, Rules, classify},
@@ -340,8 +340,12 @@ fn fitting(
     sites: Option<Vec<String>>,
 ) -> StoreResult<(usize, Vec<Fitting>)> {
     let (mut count, mut shown, mut after) = (0, Vec::new(), String::new());
+    let seen = machine_lists::Filter {
+        sites,
+        ..machine_lists::Filter::default()
+    };
     loop {
-        let page = machines::list(db, sites.clone(), &after, PAGE)?;
+        let page = machine_lists::page(db, &seen, &after, PAGE)?;
         let Some(last) = page.last() else {
             return Ok((count, shown));
         };

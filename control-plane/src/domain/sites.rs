@@ -21,6 +21,7 @@ use crate::{
         Database, StoreError, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
+        machine_lists,
         sites::{self, Site, SiteSettings},
     },
     upkeep::mosquitto::CONTROL_PLANE,
@@ -215,7 +216,11 @@ pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiErr
         .transaction(move |db| {
             let site = seen_by(db, &caller, &id)?;
             caller.require(Permission::SitesWrite, Target::site(&id))?;
-            let used = !crate::store::machines::list(db, Some(vec![id.clone()]), "", 1)?.is_empty();
+            let here = machine_lists::Filter {
+                sites: Some(vec![id.clone()]),
+                ..machine_lists::Filter::default()
+            };
+            let used = !machine_lists::page(db, &here, "", 1)?.is_empty();
             if used {
                 let detail = format!("site `{id}` still has machines; delete them first");
                 return Err(ApiError::Conflict("site_in_use", detail));

@@ -250,28 +250,6 @@ pub fn of_ports(connection: &mut Database, ports: &[String]) -> StoreResult<Hash
     Ok(found)
 }
 
-/// Up to `limit` machines whose name comes after `after`, by name, of the sites if some are given.
-///
-/// # Errors
-/// When the database fails.
-pub fn list(
-    connection: &mut Database,
-    sites: Option<Vec<String>>,
-    after: &str,
-    limit: i64,
-) -> StoreResult<Vec<Machine>> {
-    use machines::dsl;
-    let mut query = dsl::machines
-        .filter(dsl::name.gt(after))
-        .order(dsl::name)
-        .limit(limit)
-        .into_boxed();
-    if let Some(sites) = sites {
-        query = query.filter(dsl::site.eq_any(sites));
-    }
-    query.load::<Row>(connection)?.into_iter().map(from_row).collect()
-}
-
 /// Gives a machine to a job, if it is in `from` and no job works on it; `false` otherwise.
 ///
 /// # Errors

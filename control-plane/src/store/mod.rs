@@ -16,6 +16,7 @@ pub mod instances;
 pub mod jobs;
 pub mod leases;
 pub mod logins;
+pub mod machine_lists;
 pub mod machine_types;
 pub mod machines;
 pub mod mails;

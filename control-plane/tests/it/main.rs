@@ -18,6 +18,7 @@ mod inventory;
 mod lists;
 mod live;
 mod machine_life;
+mod machine_lists;
 mod measured;
 mod migrations;
 mod model;

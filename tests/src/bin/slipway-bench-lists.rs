@@ -47,6 +47,9 @@ const ROWS: &[&str] = &[
         '10.' || CAST(i / 65536 AS TEXT) || '.' || CAST((i / 256) % 256 AS TEXT) || '.' || CAST(i % 256 AS TEXT),
         '{\"macs\":[\"02:00:00:00:00:01\"],\"firmware\":\"uefi\",\"bmc\":null,\"labels\":{\"rack\":\"r1\"},\"inventory\":null}',
         1, 0 FROM n",
+    "UPDATE machines SET state = 'maintenance', machine_type = 'rare' WHERE name LIKE 'm-%9999'",
+    "INSERT INTO machine_labels (machine, name, value)
+     SELECT id, 'rack', 'r-' || substr(name, 3, 6) FROM machines UNION ALL SELECT id, 'hall', '1' FROM machines",
     "INSERT INTO instances (id, name, site, machine, image, state, job, wish, created_at, project)
      WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {n})
      SELECT '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 'i-' || CAST(i AS TEXT),
@@ -60,6 +63,32 @@ const ROWS: &[&str] = &[
         '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 's-' || CAST(i / 1000 AS TEXT),
         '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT), 'done', 0, 0, 0 FROM n",
 ];
+
+/// Lists that the database narrows: some to a handful of rows, one to none.
+fn narrowed(middle: u32) -> Vec<(&'static str, String)> {
+    vec![
+        (
+            "list machines, rare state",
+            "/api/v1/machines?state=maintenance".to_owned(),
+        ),
+        (
+            "list machines, rare type",
+            "/api/v1/machines?machine_type=rare".to_owned(),
+        ),
+        (
+            "list machines, rare label",
+            format!("/api/v1/machines?label=rack=r-{}", (1_000_000 + middle) / 10),
+        ),
+        (
+            "list machines, common label",
+            format!("/api/v1/machines?label=hall=1&cursor=m-{}", 1_000_000 + middle),
+        ),
+        (
+            "list machines, all filters",
+            "/api/v1/machines?state=available&label=hall=1&label=rack=none".to_owned(),
+        ),
+    ]
+}
 
 /// What is asked; the middle of the range stands for any page.
 fn routes(machines: u32) -> Vec<(&'static str, String)> {
@@ -132,7 +161,7 @@ async fn main() -> anyhow::Result<()> {
         filled.elapsed().as_secs_f64()
     );
     println!("{:<28}{:>10}{:>10}{:>10}", "", "p50 ms", "p99 ms", "max ms");
-    for (name, path) in routes(cli.machines) {
+    for (name, path) in routes(cli.machines).into_iter().chain(narrowed(cli.machines / 2)) {
         let mut times = Vec::new();
         for _ in 0..cli.requests {
             let begun = Instant::now();
