@@ -1,5 +1,6 @@
-//! Lists of machines by name, narrowed by the database. State, type and rare labels are found by index; a label that nearly all
-//! machines have costs a look at each of them.
+//! Lists of machines by name, narrowed by the database. What few machines have is found by its index; for a label that many
+//! have the machines are gone through by name, which soon fills a page. Conditions that are common one by one and rare together
+//! cost a look at each machine.
 
 use diesel::prelude::*;
 
@@ -10,6 +11,9 @@ use super::{
     to_word,
 };
 use crate::workflow::state::MachineState;
+
+/// A label that so many machines have is common.
+const COMMON: i64 = 2000;
 
 /// Which machines; what is not given narrows nothing.
 #[derive(Debug, Clone, Default)]
@@ -52,9 +56,14 @@ pub fn page(
     for (name, value) in &filter.labels {
         let labelled = machine_labels::table
             .filter(machine_labels::name.eq(name.clone()))
-            .filter(machine_labels::value.eq(value.clone()))
-            .select(machine_labels::machine);
-        query = query.filter(dsl::id.eq_any(labelled));
+            .filter(machine_labels::value.eq(value.clone()));
+        let some = labelled.clone().select(machine_labels::machine).limit(COMMON);
+        if some.load::<String>(connection)?.len() < usize::try_from(COMMON).unwrap_or(usize::MAX) {
+            query = query.filter(dsl::id.eq_any(labelled.select(machine_labels::machine)));
+        } else {
+            let has = labelled.filter(machine_labels::machine.eq(dsl::id));
+            query = query.filter(diesel::dsl::exists(has));
+        }
     }
     query.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
