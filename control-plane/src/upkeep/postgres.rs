@@ -11,7 +11,21 @@ use reqwest::Url;
 /// A tool with the database it is to use.
 fn tool(program: &str, url: &str) -> anyhow::Result<Command> {
     let mut url = Url::parse(url).context("SLIPWAY_DATABASE_URL is no URL")?;
-    let password = url.password().map(decoded).transpose()?;
+    let mut password = url.password().map(decoded).transpose()?;
+    // libpq takes one from the query too, where it would be seen all the same.
+    let (secret, plain): (Vec<_>, Vec<_>) = url
+        .query_pairs()
+        .into_owned()
+        .partition(|(name, _)| name.ends_with("password"));
+    if let Some((name, _)) = secret.iter().find(|(name, _)| name != "password") {
+        bail!(
+            "SLIPWAY_DATABASE_URL has `{name}`, which cannot be kept off a command line: use a key without one"
+        );
+    }
+    if let Some((_, given)) = secret.into_iter().next_back() {
+        password = Some(given);
+        url.query_pairs_mut().clear().extend_pairs(plain);
+    }
     let mut command = Command::new(program);
     if let Some(password) = password {
         // The scheme has a host, so a password can be taken out.
@@ -104,5 +118,25 @@ mod tests {
             .find(|(name, _)| *name == "PGPASSWORD")
             .unwrap();
         assert_eq!(password.1.unwrap(), "p@ss");
+    }
+
+    #[test]
+    fn a_password_in_the_query_does_not_either() {
+        let command = tool(
+            "pg_dump",
+            "postgres://ann@db/slipway?password=s3cr%20t&sslmode=require",
+        )
+        .unwrap();
+        let line: Vec<String> = command
+            .get_args()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect();
+        assert!(
+            !line.join(" ").contains("s3cr") && line[1].contains("sslmode=require"),
+            "{line:?}"
+        );
+        let told = command.get_envs().find(|(name, _)| *name == "PGPASSWORD");
+        assert_eq!(told.unwrap().1.unwrap(), "s3cr t");
+        assert!(tool("pg_dump", "postgres://db/slipway?sslpassword=x").is_err());
     }
 }

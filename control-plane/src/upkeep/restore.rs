@@ -76,11 +76,14 @@ fn put(config: &Config, from: &Path, former: Former) -> anyhow::Result<Manifest>
         );
     }
     let aside = dir.join(format!("before-restore-{}", Utc::now().format("%Y%m%dT%H%M%SZ")));
-    move_aside(config, &aside)?;
     let unpacked = temporary.path();
+    // First, as it fails as a whole: without their keys the tables that stay would be unreadable, and a control plane that
+    // finds no keys makes new ones.
     if is_postgres {
         postgres::restore(&config.database_url, &unpacked.join("database"))?;
-    } else {
+    }
+    move_aside(config, &aside)?;
+    if !is_postgres {
         place(&unpacked.join("database"), Path::new(&config.database_url))?;
     }
     for key in KEYS {
