@@ -83,19 +83,9 @@ pub struct UploadName {
     pub version: Option<String>,
 }
 
-fn change(action: &'static str, image: &Image) -> Change<'static> {
-    let told = Some(domain::images::told(image));
-    let (before, after) = if action == "image.create" {
-        (None, told)
-    } else {
-        (told, None)
-    };
-    Change {
-        action,
-        object: format!("image/{}", image.name),
-        before,
-        after,
-    }
+/// What the audit log calls an image.
+fn object(image: &Image) -> String {
+    format!("image/{}", image.name)
 }
 
 /// Uploads a raw disk image, or one compressed by zstd.
@@ -140,7 +130,17 @@ pub async fn upload(
         .transaction(move |db| {
             domain::images::check(db, &kept)?;
             images::insert(db, &kept)?;
-            Ok::<_, ApiError>(audit::done(db, &by, now, change("image.create", &kept))?)
+            Ok::<_, ApiError>(audit::done(
+                db,
+                &by,
+                now,
+                Change::new(
+                    "image.create",
+                    object(&kept),
+                    None,
+                    Some(domain::images::told(&kept)),
+                ),
+            )?)
         })
         .await?;
     Ok((StatusCode::CREATED, Json(view(image))))
@@ -255,7 +255,12 @@ pub async fn delete(
                 db,
                 &caller.actor,
                 now,
-                change("image.delete", &image),
+                Change::new(
+                    "image.delete",
+                    object(&image),
+                    Some(domain::images::told(&image)),
+                    None,
+                ),
             )?)
         })
         .await?;

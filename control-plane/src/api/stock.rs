@@ -58,8 +58,7 @@ fn rows(counts: Vec<Count>) -> Vec<StockView> {
         if count.state == MachineState::Available {
             row.available += count.machines;
         }
-        let word = format!("{:?}", count.state).to_lowercase();
-        row.states.insert(word, count.machines);
+        row.states.insert(count.state.word().to_owned(), count.machines);
     }
     rows.into_values().collect()
 }

@@ -153,20 +153,16 @@ pub async fn begin_session(app: &App, user: User, address: String) -> Result<Log
         .transaction(move |db| {
             logins::remove_old_sessions(db, now)?;
             logins::insert_session(db, &session, now)?;
-            audit::done(db, &by, now, change("login", format!("user/{}", by.name)))
+            audit::done(
+                db,
+                &by,
+                now,
+                Change::new("login", format!("user/{}", by.name), None, None),
+            )
         })
         .await
         .map_err(ApiError::from)?;
     Ok(LoggedIn { cookie, csrf, user })
-}
-
-fn change(action: &str, object: String) -> Change<'_> {
-    Change {
-        action,
-        object,
-        before: None,
-        after: None,
-    }
 }
 
 async fn refused_log_in(app: &App, name: &str, address: String) -> Result<(), ApiError> {
@@ -178,9 +174,15 @@ async fn refused_log_in(app: &App, name: &str, address: String) -> Result<(), Ap
     // As it was typed, so bounded: somebody may type a password there.
     let object = format!("user/{}", name.chars().take(32).collect::<String>());
     let now = (app.now)();
-    let noted = app
-        .store
-        .transaction(move |db| audit::refused(db, &by, now, "unauthorized", change("login", object)));
+    let noted = app.store.transaction(move |db| {
+        audit::refused(
+            db,
+            &by,
+            now,
+            "unauthorized",
+            Change::new("login", object, None, None),
+        )
+    });
     Ok(noted.await?)
 }
 
@@ -194,7 +196,12 @@ pub async fn log_out(app: &App, caller: &Caller, cookie: Option<String>) -> Resu
         if let Some(cookie) = cookie {
             logins::end_session(db, &auth::hash(&cookie))?;
         }
-        audit::done(db, &by, now, change("logout", format!("user/{}", by.name)))
+        audit::done(
+            db,
+            &by,
+            now,
+            Change::new("logout", format!("user/{}", by.name), None, None),
+        )
     });
     Ok(done.await?)
 }
@@ -244,7 +251,7 @@ pub async fn change_password(
             db,
             &by,
             now,
-            change("user.password", format!("user/{}", user.name)),
+            Change::new("user.password", format!("user/{}", user.name), None, None),
         )
     });
     Ok(done.await?)
@@ -288,10 +295,8 @@ pub async fn make_key(app: &App, caller: &Caller, new: NewKey) -> Result<(ApiKey
     let made = app.store.transaction(move |db| {
         logins::insert_key(db, &hash, &key)?;
         let after = json!({ "permissions": key.permissions, "expires_at": key.expires_at });
-        let change = Change {
-            after: Some(after),
-            ..change("key.create", format!("key/{}/{}", by.name, key.name))
-        };
+        let object = format!("key/{}/{}", by.name, key.name);
+        let change = Change::new("key.create", object, None, Some(after));
         audit::done(db, &by, now, change)?;
         Ok::<_, ApiError>(key)
     });
@@ -313,7 +318,7 @@ pub async fn remove_key(app: &App, caller: &Caller, key: String) -> Result<(), A
             db,
             &by,
             now,
-            change("key.delete", format!("key/{}/{key}", by.name)),
+            Change::new("key.delete", format!("key/{}/{key}", by.name), None, None),
         )?)
     });
     done.await
@@ -343,10 +348,9 @@ pub async fn add_ssh_key(
     let by = caller.actor.clone();
     let added = app.store.transaction(move |db| {
         logins::insert_ssh_key(db, &key)?;
-        let change = Change {
-            after: Some(json!({ "public_key": key.public_key })),
-            ..change("sshkey.create", format!("sshkey/{}/{}", by.name, key.name))
-        };
+        let after = json!({ "public_key": key.public_key });
+        let object = format!("sshkey/{}/{}", by.name, key.name);
+        let change = Change::new("sshkey.create", object, None, Some(after));
         audit::done(db, &by, now, change)?;
         Ok(key)
     });
@@ -368,7 +372,7 @@ pub async fn remove_ssh_key(app: &App, caller: &Caller, key: String) -> Result<(
             db,
             &by,
             now,
-            change("sshkey.delete", format!("sshkey/{}/{key}", by.name)),
+            Change::new("sshkey.delete", format!("sshkey/{}/{key}", by.name), None, None),
         )?)
     });
     done.await

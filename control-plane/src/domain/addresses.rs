@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use slipway_protocol::{ids::SiteId, site::SubnetConfig};
 use uuid::Uuid;
 
@@ -179,7 +179,17 @@ pub async fn reserve(
         .transaction(move |db| {
             check_unused(db, &site.id, (first, last))?;
             reservations::insert(db, &site.id, &made)?;
-            audit::done(db, &by, now, change("reservation.create", &site.id, &made, true))?;
+            audit::done(
+                db,
+                &by,
+                now,
+                Change::new(
+                    "reservation.create",
+                    format!("site/{}", site.id),
+                    None,
+                    told(&made),
+                ),
+            )?;
             let event = NewEvent::new("site.address_reserved", now).site(&site.id);
             events::append(db, &event.text(format!("{first}-{last}")))?;
             Ok(made)
@@ -201,15 +211,8 @@ fn check_unused(db: &mut Database, site: &SiteId, (first, last): Span) -> Result
     Ok(())
 }
 
-fn change(action: &'static str, site: &SiteId, r: &Reservation, made: bool) -> Change<'static> {
-    let told = Some(json!({ "first": r.first, "last": r.last, "note": r.note }));
-    let (before, after) = if made { (None, told) } else { (told, None) };
-    Change {
-        action,
-        object: format!("site/{site}"),
-        before,
-        after,
-    }
+fn told(r: &Reservation) -> Option<Value> {
+    Some(json!({ "first": r.first, "last": r.last, "note": r.note }))
 }
 
 /// Takes a reservation back, by its id or its first address.
@@ -232,7 +235,12 @@ pub async fn unreserve(app: &App, caller: &Caller, site: String, key: String) ->
                 db,
                 &by,
                 now,
-                change("reservation.delete", &site.id, &found, false),
+                Change::new(
+                    "reservation.delete",
+                    format!("site/{}", site.id),
+                    told(&found),
+                    None,
+                ),
             )?;
             let event = NewEvent::new("site.address_freed", now).site(&site.id);
             Ok(events::append(

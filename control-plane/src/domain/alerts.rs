@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
@@ -54,7 +54,12 @@ pub async fn put(app: &App, caller: &Caller, rule: Rule) -> Result<Rule, ApiErro
             db,
             &by,
             now,
-            change("alertrule.put", &rule.name, before, Some(json!(rule))),
+            Change::new(
+                "alertrule.put",
+                format!("alert-rule/{}", rule.name),
+                before,
+                Some(json!(rule)),
+            ),
         )?;
         Ok(rule)
     });
@@ -125,19 +130,15 @@ pub async fn delete(app: &App, caller: &Caller, key: String) -> Result<(), ApiEr
             db,
             &by,
             now,
-            change("alertrule.delete", &rule.name, Some(json!(rule)), None),
+            Change::new(
+                "alertrule.delete",
+                format!("alert-rule/{}", rule.name),
+                Some(json!(rule)),
+                None,
+            ),
         )
     });
     Ok(deleted.await?)
-}
-
-fn change(action: &'static str, name: &str, before: Option<Value>, after: Option<Value>) -> Change<'static> {
-    Change {
-        action,
-        object: format!("alert-rule/{name}"),
-        before,
-        after,
-    }
 }
 
 /// Looks at all rules, opens and resolves alerts, and notes who is to be told; `false` if another replica does so.

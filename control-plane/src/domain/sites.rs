@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
+use serde_json::json;
 use slipway_protocol::{
     ids::SiteId,
     keys::Stamp,
@@ -107,7 +107,7 @@ pub async fn create(
                 db,
                 &by,
                 now,
-                change("site.create", &id, None, Some(json!(settings))),
+                Change::new("site.create", format!("site/{id}"), None, Some(json!(settings))),
             )?;
             events::append(db, &NewEvent::new("site.created", now).site(&id))?;
             sites::get(db, id.as_str())?.ok_or_else(|| missing(id.as_str()))
@@ -139,20 +139,6 @@ pub fn sees(caller: &Caller, site: &SiteId) -> bool {
     match caller.visible(Permission::SitesRead) {
         Visible::All => true,
         Visible::Only { sites, projects } => !projects.is_empty() || sites.contains(site.as_str()),
-    }
-}
-
-fn change(
-    action: &'static str,
-    site: &SiteId,
-    before: Option<Value>,
-    after: Option<Value>,
-) -> Change<'static> {
-    Change {
-        action,
-        object: format!("site/{site}"),
-        before,
-        after,
     }
 }
 
@@ -197,7 +183,7 @@ pub async fn update(
                 db,
                 &caller.actor,
                 now,
-                change("site.update", &site.id, before, after),
+                Change::new("site.update", format!("site/{}", site.id), before, after),
             )?;
             sites::get(db, &id)?.ok_or_else(|| missing(&id))
         })
@@ -232,7 +218,7 @@ pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiErr
                 db,
                 &caller.actor,
                 now,
-                change("site.delete", &site.id, before, None),
+                Change::new("site.delete", format!("site/{}", site.id), before, None),
             )?)
         })
         .await
@@ -267,7 +253,12 @@ pub async fn join_token(
             let event = NewEvent::new("site.join_token_made", now).site(&site.id);
             events::append(db, &event.text(&token_id))?;
             let after = Some(json!({ "token": token_id, "expires_at": expires_at }));
-            audit::done(db, &by, now, change("site.token", &site.id, None, after))
+            audit::done(
+                db,
+                &by,
+                now,
+                Change::new("site.token", format!("site/{}", site.id), None, after),
+            )
         })
         .await?;
     Ok((token, expires_at))
@@ -371,7 +362,12 @@ pub async fn join(app: &App, proven: ProvenJoinRequest, address: String) -> Resu
                 address,
             };
             let after = Some(json!({ "token": token_id, "report_key": request.report_key.id().to_string() }));
-            Ok(audit::done(db, &by, now, change("site.join", &id, None, after))?)
+            Ok(audit::done(
+                db,
+                &by,
+                now,
+                Change::new("site.join", format!("site/{id}"), None, after),
+            )?)
         })
         .await?;
     let answer = JoinAnswer {

@@ -72,15 +72,6 @@ fn told(webhook: &Webhook) -> Value {
     json!({ "url": webhook.url, "kinds": webhook.kinds, "sites": webhook.sites, "active": webhook.active })
 }
 
-fn change(action: &'static str, id: &str, before: Option<Value>, after: Option<Value>) -> Change<'static> {
-    Change {
-        action,
-        object: format!("webhook/{id}"),
-        before,
-        after,
-    }
-}
-
 /// Makes a webhook; it gets what happens from now on. Its secret is shown this once.
 ///
 /// # Errors
@@ -108,7 +99,12 @@ pub async fn create(app: &App, caller: &Caller, wanted: Wanted) -> Result<(Webho
             db,
             &by,
             now,
-            change("webhook.create", &webhook.id, None, Some(told(&webhook))),
+            Change::new(
+                "webhook.create",
+                format!("webhook/{}", webhook.id),
+                None,
+                Some(told(&webhook)),
+            ),
         )?;
         Ok::<_, ApiError>(webhook)
     });
@@ -158,7 +154,12 @@ pub async fn update(
             db,
             &by,
             now,
-            change("webhook.update", &webhook.id, before, Some(told(&webhook))),
+            Change::new(
+                "webhook.update",
+                format!("webhook/{}", webhook.id),
+                before,
+                Some(told(&webhook)),
+            ),
         )?;
         if switched_on {
             webhooks::advance(db, &webhook.id, last)?;
@@ -181,7 +182,12 @@ pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiErr
             db,
             &by,
             now,
-            change("webhook.delete", &id, Some(told(&webhook)), None),
+            Change::new(
+                "webhook.delete",
+                format!("webhook/{id}"),
+                Some(told(&webhook)),
+                None,
+            ),
         )?)
     });
     deleted.await
@@ -194,9 +200,14 @@ pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiErr
 pub async fn test(app: &App, caller: &Caller, id: String) -> Result<Answer, ApiError> {
     let webhook = get(app, id).await?;
     let (by, at, id) = (caller.actor.clone(), (app.now)(), webhook.id.clone());
-    let noted = app
-        .store
-        .transaction(move |db| audit::done(db, &by, at, change("webhook.test", &id, None, None)));
+    let noted = app.store.transaction(move |db| {
+        audit::done(
+            db,
+            &by,
+            at,
+            Change::new("webhook.test", format!("webhook/{id}"), None, None),
+        )
+    });
     noted.await?;
     let now = (app.now)();
     let secrets = signing(&app.vault, &webhook, now)?;

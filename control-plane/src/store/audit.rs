@@ -20,6 +20,25 @@ pub struct Change<'a> {
     pub after: Option<Value>,
 }
 
+impl<'a> Change<'a> {
+    /// What was done to what, as `object` was `before` and is `after`: none before for what is new, none after for what is
+    /// gone.
+    #[must_use]
+    pub fn new(
+        action: &'a str,
+        object: impl Into<String>,
+        before: Option<Value>,
+        after: Option<Value>,
+    ) -> Self {
+        Self {
+            action,
+            object: object.into(),
+            before,
+            after,
+        }
+    }
+}
+
 /// A line of the log.
 #[derive(Debug, Clone)]
 pub struct Entry {

@@ -41,6 +41,17 @@ macro_rules! words {
     };
 }
 
+words!(MachineState {
+    Discovered = "discovered",
+    Enrolled = "enrolled",
+    Inspecting = "inspecting",
+    Available = "available",
+    Allocated = "allocated",
+    Erasing = "erasing",
+    Maintenance = "maintenance",
+    Quarantined = "quarantined",
+    Retired = "retired",
+});
 words!(InstanceState {
     Requested = "requested",
     Installing = "installing",
@@ -535,6 +546,9 @@ mod tests {
             assert_eq!(serde_json::json!(kind), kind.word());
         }
         for state in STATES {
+            assert_eq!(serde_json::json!(state), state.word());
+        }
+        for state in MACHINES {
             assert_eq!(serde_json::json!(state), state.word());
         }
         for state in JobState::ALL {

@@ -10,14 +10,15 @@ use slipway_protocol::{
 };
 use uuid::Uuid;
 
-use super::{both, change, queue, told, user_data_place};
+use super::{both, object, queue, told, user_data_place};
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
     domain::images,
     error::ApiError,
     store::{
-        Database, audit,
+        Database,
+        audit::{self, Change},
         events::{self, NewEvent},
         idempotency::{self, Given},
         instances::{self, Instance, Wish},
@@ -253,7 +254,7 @@ fn make(
         .on(&job)
         .text(&instance.name);
     events::append(db, &event.entered(&instance.state)?)?;
-    let change = change("instance.create", &instance, None, Some(told(&instance)));
+    let change = Change::new("instance.create", object(&instance), None, Some(told(&instance)));
     audit::done(db, &caller.actor, now, change)?;
     Ok((instance, job))
 }

@@ -12,8 +12,9 @@ use slipway_protocol::{
 use uuid::Uuid;
 
 use super::{
-    JOB_LIFE, both, change,
+    JOB_LIFE, both,
     create::{check_host_name, check_user, ssh_keys},
+    object,
     orders::{install_order, password_order, release_order, rescue_order, switch_order},
     own, password, queue, tell_started, told, user_data_place,
 };
@@ -311,9 +312,9 @@ fn begin(db: &mut Database, begun: Begun, now: DateTime<Utc>) -> Result<(Instanc
         db,
         &by,
         now,
-        change(
+        audit::Change::new(
             &action,
-            &instance,
+            object(&instance),
             Some(told(&former)),
             Some(told(&Instance {
                 state: next,
@@ -360,7 +361,12 @@ async fn leave(
                 Some(json!({ "state": instance.state })),
                 Some(json!({ "state": next })),
             );
-            audit::done(db, &by, now, change("instance.release", &instance, before, after))?;
+            audit::done(
+                db,
+                &by,
+                now,
+                audit::Change::new("instance.release", object(&instance), before, after),
+            )?;
             both(db, &instance.id.to_string(), instance.job)
         })
         .await
@@ -400,7 +406,12 @@ pub async fn update(app: &App, caller: &Caller, key: String, wanted: Change) -> 
             instances::rename(db, former.id, &name, locked)?;
             let view = |name: &str, locked: bool| Some(json!({ "name": name, "locked": locked }));
             let (before, after) = (view(&former.name, former.locked), view(&name, locked));
-            audit::done(db, &by, now, change("instance.update", &former, before, after))?;
+            audit::done(
+                db,
+                &by,
+                now,
+                audit::Change::new("instance.update", object(&former), before, after),
+            )?;
             let found = instances::by_id(db, former.id)?;
             found.ok_or_else(|| ApiError::NotFound("instance", former.id.to_string()))
         })

@@ -5,14 +5,15 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use slipway_protocol::ids::MachineId;
 
-use super::{change, in_use, seen_by};
+use super::{in_use, object, seen_by};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
     domain::faults,
     error::ApiError,
     store::{
-        Database, StoreResult, audit,
+        Database, StoreResult,
+        audit::{self, Change},
         events::{self, NewEvent},
         holds,
         machines::{self, Hold, Machine},
@@ -57,8 +58,8 @@ pub async fn move_by(
                 Some(json!({ "state": m.state, "reason": m.hold.reason, "quarantine_when_released": m.hold.quarantine }))
             };
             let action = format!("machine.{}", event.word());
-            let change = change("", &machine, view(&former), view(&machine));
-            audit::done(db, &caller.actor, now, audit::Change { action: &action, ..change })?;
+            let change = Change::new(&action, object(&machine), view(&former), view(&machine));
+            audit::done(db, &caller.actor, now, change)?;
             Ok::<_, ApiError>(machine)
         })
         .await?;
@@ -67,7 +68,7 @@ pub async fn move_by(
 }
 
 fn nowhere(machine: &Machine) -> ApiError {
-    let state = format!("{:?}", machine.state).to_lowercase();
+    let state = machine.state.word();
     if in_use(machine) {
         let detail = format!(
             "machine `{}` is {state}: release its instance first, or quarantine it, which counts from then on",
@@ -129,7 +130,7 @@ fn step(
     if !holds::advance(db, machine.id, (machine.state, next), reason)? {
         return Ok(Stepped::Late);
     }
-    let kind = format!("machine.{}", format!("{next:?}").to_lowercase());
+    let kind = format!("machine.{}", next.word());
     events::append(db, &told(&kind).text(reason.unwrap_or_default()).entered(&next)?)?;
     if event == MachineEvent::Return && events::has_fault(db, machine.id)? {
         events::append(db, &told(faults::CLEARED).text("the machine was returned to use"))?;

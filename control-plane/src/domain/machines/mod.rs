@@ -132,7 +132,7 @@ fn add(db: &mut Database, machine: Machine, (by, now): (&Actor, DateTime<Utc>)) 
     let class = machine_types::class_of_new(db, &machine)?;
     let machine = Machine { class, ..machine };
     machines::insert(db, &machine)?;
-    let change = change("machine.create", &machine, None, Some(told(&machine)));
+    let change = Change::new("machine.create", object(&machine), None, Some(told(&machine)));
     audit::done(db, by, now, change)?;
     let event = NewEvent::new("machine.added", now)
         .site(&machine.site)
@@ -230,6 +230,11 @@ pub fn found(
     Ok(())
 }
 
+/// What the audit log calls a machine.
+fn object(m: &Machine) -> String {
+    format!("machine/{}", m.name)
+}
+
 /// A machine as the audit log keeps it: without secrets, and without what agents found.
 fn told(m: &Machine) -> Value {
     json!({
@@ -237,15 +242,6 @@ fn told(m: &Machine) -> Value {
         "firmware": m.details.firmware, "bmc": m.details.bmc, "labels": m.details.labels,
         "machine_type": m.class.machine_type, "type_pinned": m.class.pinned,
     })
-}
-
-fn change(action: &'static str, m: &Machine, before: Option<Value>, after: Option<Value>) -> Change<'static> {
-    Change {
-        action,
-        object: format!("machine/{}", m.name),
-        before,
-        after,
-    }
 }
 
 /// Notes that a port was seen booting; the first time it is told.
@@ -289,7 +285,7 @@ pub async fn delete(app: &App, caller: &Caller, key: String) -> Result<(), ApiEr
                 db,
                 &caller.actor,
                 now,
-                change("machine.delete", &machine, before, None),
+                Change::new("machine.delete", object(&machine), before, None),
             )?)
         })
         .await

@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use slipway_protocol::{ids::MacAddr, inventory::FirmwareKind, order::BmcDriver, seal::Secret};
 
-use super::{AddressBook, bmc_place, change, check_labels, check_name, in_use, seen_by, told};
+use super::{AddressBook, bmc_place, check_labels, check_name, in_use, object, seen_by, told};
 use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,
@@ -122,7 +122,12 @@ pub(super) fn write(
     machine_types::assign(db, &machine, now)?;
     let machine = read(db)?;
     let (before, after) = (Some(told(former)), Some(told(&machine)));
-    audit::done(db, by, now, change("machine.update", &machine, before, after))?;
+    audit::done(
+        db,
+        by,
+        now,
+        audit::Change::new("machine.update", object(&machine), before, after),
+    )?;
     let event = NewEvent::new("machine.changed", now)
         .site(&machine.site)
         .machine(machine.id);
