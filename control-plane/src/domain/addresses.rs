@@ -18,6 +18,7 @@ use crate::{
         events::{self, NewEvent},
         machines,
         reservations::{self, Reservation},
+        sites as store_sites,
     },
 };
 
@@ -162,11 +163,6 @@ pub async fn reserve(
             "a note is one line of at most 200 characters".to_owned(),
         ));
     }
-    let inside = |s: &SubnetConfig| s.network.contains(&first) && s.network.contains(&last);
-    if first > last || !site.settings.subnets.iter().any(inside) {
-        let detail = format!("{first}-{last} is not a range within one of the site's networks");
-        return Err(ApiError::Bad("range", detail));
-    }
     let (by, now) = (caller.actor.clone(), (app.now)());
     let made = Reservation {
         id: Uuid::now_v7().to_string(),
@@ -177,6 +173,10 @@ pub async fn reserve(
     };
     app.store
         .transaction(move |db| {
+            // Read again: its networks may have changed since, and whoever changes them counts on reservations within.
+            let site = store_sites::get(db, site.id.as_str())?
+                .ok_or_else(|| ApiError::NotFound("site", site.id.to_string()))?;
+            check_range(&site.settings.subnets, (first, last))?;
             check_unused(db, &site.id, (first, last))?;
             reservations::insert(db, &site.id, &made)?;
             audit::done(
@@ -195,6 +195,15 @@ pub async fn reserve(
             Ok(made)
         })
         .await
+}
+
+fn check_range(subnets: &[SubnetConfig], (first, last): Span) -> Result<(), ApiError> {
+    let inside = |s: &SubnetConfig| s.network.contains(&first) && s.network.contains(&last);
+    if first > last || !subnets.iter().any(inside) {
+        let detail = format!("{first}-{last} is not a range within one of the site's networks");
+        return Err(ApiError::Bad("range", detail));
+    }
+    Ok(())
 }
 
 fn check_unused(db: &mut Database, site: &SiteId, (first, last): Span) -> Result<(), ApiError> {
