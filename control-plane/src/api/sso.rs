@@ -61,9 +61,11 @@ fn redirect(status: StatusCode, to: &str) -> Result<Response, ApiError> {
 
 /// Sends the browser to the single sign-on provider.
 #[utoipa::path(get, path = "/api/v1/auth/oidc/login", tag = "account", params(LoginQuery),
-    responses((status = 302, description = "to the provider"), (status = 400), (status = 409), (status = 502)))]
+    responses((status = 302, description = "to the provider"), (status = 400), (status = 409), (status = 429),
+        (status = 502)))]
 pub async fn login(
     State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Query(query): Query<LoginQuery>,
 ) -> Result<Response, ApiError> {
     let waiting = match (query.port, query.challenge) {
@@ -76,6 +78,11 @@ pub async fn login(
             ));
         }
     };
+    // Of another bucket than the log-ins that this leads to: each of them has had its beginning.
+    let key = format!("begun {}", address_word(Some(peer.ip())));
+    if !app.logins.take(&key, std::time::Instant::now()) {
+        return Err(ApiError::TooMany("too many log-ins".to_owned()));
+    }
     let (url, kept) = sso::begin(&app, query.next, waiting).await?;
     let mut response = redirect(StatusCode::FOUND, &url)?;
     let kept = cookie(&app, kept.reveal(), sso::PATIENCE.num_seconds())?;

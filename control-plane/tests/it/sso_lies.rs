@@ -13,7 +13,13 @@ use chrono::Utc;
 use reqwest::StatusCode;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
-use slipway_control_plane::config::{Given, oidc::GivenOidc};
+use slipway_control_plane::{
+    access::oidc::provider::Provider,
+    config::{
+        Given,
+        oidc::{GivenOidc, Oidc},
+    },
+};
 
 use crate::common::{
     browser::{Browser, location, parameter},
@@ -199,4 +205,35 @@ async fn a_provider_of_another_name_or_with_words_about_another_is_refused() {
         (StatusCode::BAD_REQUEST, Some("sso_refused")),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn who_waits_for_a_provider_that_fails_shares_one_answer() {
+    slipway_bus::tls::install_provider();
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let failing = move || async move {
+        *count.lock().unwrap() += 1;
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let router = Router::new().route("/.well-known/openid-configuration", get(failing));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let issuer = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let oidc = Oidc {
+        issuer,
+        client_id: "slipway".into(),
+        client_secret: None,
+        scopes: "openid".into(),
+        groups_claim: "groups".into(),
+        roles: vec![],
+        create_users: false,
+    };
+    let provider = Provider::new(oidc, "http://localhost/".into());
+    // All ask before any answer is there: the futures are polled in turn by this one thread.
+    let answers = futures::future::join_all((0..5).map(|_| provider.look())).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    assert_eq!(*asked.lock().unwrap(), 1);
+    assert!(provider.look().await.is_err());
+    assert_eq!(*asked.lock().unwrap(), 2, "who comes later asks anew");
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -102,7 +102,9 @@ pub struct Provider {
     config: Oidc,
     redirect: String,
     client: OnceLock<Result<reqwest::Client, String>>,
-    known: Mutex<Option<Known>>,
+    known: std::sync::Mutex<Option<Known>>,
+    /// Held by whoever asks the provider what all need to know; when and why that failed last.
+    asking: Mutex<Option<(Instant, String)>>,
 }
 
 impl Provider {
@@ -113,7 +115,8 @@ impl Provider {
             config,
             redirect,
             client: OnceLock::new(),
-            known: Mutex::default(),
+            known: std::sync::Mutex::default(),
+            asking: Mutex::default(),
         }
     }
 
@@ -265,11 +268,40 @@ impl Provider {
         Ok(claims)
     }
 
+    fn kept(&self) -> Option<Known> {
+        let kept = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone()
+    }
+
+    fn keep(&self, known: Known) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+
+    /// What the provider says of itself. One asks for all who wait, and they share its answer, a failure too: a provider
+    /// that hangs holds nobody up for longer than one question takes.
     async fn known(&self) -> Result<Known, ProviderError> {
-        let mut kept = self.known.lock().await;
-        if let Some(known) = kept.as_ref().filter(|known| known.at.elapsed() < FRESH) {
-            return Ok(known.clone());
+        let fresh = || self.kept().filter(|known| known.at.elapsed() < FRESH);
+        if let Some(known) = fresh() {
+            return Ok(known);
         }
+        let since = Instant::now();
+        let mut asking = self.asking.lock().await;
+        if let Some(known) = fresh() {
+            return Ok(known);
+        }
+        if let Some((_, why)) = asking.as_ref().filter(|(at, _)| *at >= since) {
+            return Err(ProviderError::Failed(why.clone()));
+        }
+        let asked = self.ask().await;
+        match &asked {
+            Ok(known) => self.keep(known.clone()),
+            Err(ProviderError::Failed(why)) => *asking = Some((Instant::now(), why.clone())),
+            Err(_) => {}
+        }
+        asked
+    }
+
+    async fn ask(&self) -> Result<Known, ProviderError> {
         let issuer = &self.config.issuer;
         let url = format!(
             "{}/.well-known/openid-configuration",
@@ -283,13 +315,12 @@ impl Provider {
             );
             return Err(ProviderError::Failed(said));
         }
-        let known = Known {
+        Ok(Known {
             keys: self.keys(&metadata).await?,
             metadata: Arc::new(metadata),
             at: Instant::now(),
             keys_at: Instant::now(),
-        };
-        Ok(kept.insert(known).clone())
+        })
     }
 
     async fn keys(&self, metadata: &Metadata) -> Result<KeySet, ProviderError> {
@@ -301,13 +332,13 @@ impl Provider {
 
     /// The keys as they are now, unless they were asked for a moment ago.
     async fn new_keys(&self, former: Known) -> Result<KeySet, ProviderError> {
-        let mut kept = self.known.lock().await;
-        let current = kept.as_ref().unwrap_or(&former);
+        let _asking = self.asking.lock().await;
+        let current = self.kept().unwrap_or_else(|| former.clone());
         if current.keys_at > former.keys_at || current.keys_at.elapsed() < KEYS_AGAIN {
-            return Ok(current.keys.clone());
+            return Ok(current.keys);
         }
         let keys = self.keys(&former.metadata).await?;
-        *kept = Some(Known {
+        self.keep(Known {
             keys: keys.clone(),
             keys_at: Instant::now(),
             ..former
