@@ -127,9 +127,14 @@ pub fn write(to: &Path, manifest: &Manifest, sources: &[Source]) -> Result<(), A
     let mut partial = to.as_os_str().to_owned();
     partial.push(".part");
     let partial = PathBuf::from(partial);
+    // What an earlier run left is not written into: it may be somebody else's file, or readable by all.
+    match std::fs::remove_file(&partial) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &partial)(e)),
+        _ => {}
+    }
     let mut options = File::options();
-    let file = options.write(true).create(true).truncate(true).mode(0o600);
-    let file = file.open(&partial).map_err(failed("write", &partial))?;
+    let file = options.write(true).create_new(true).mode(0o600).open(&partial);
+    let file = file.map_err(failed("write", &partial))?;
     let written = fill(&file, manifest, sources).and_then(|()| file.sync_all());
     // A link, not a rename: a backup that is there already is not written over.
     let linked = written.and_then(|()| std::fs::hard_link(&partial, to));
@@ -194,7 +199,8 @@ pub fn unpack(from: &Path, into: &Path) -> Result<Manifest, ArchiveError> {
             return Err(damaged("its files are not those it lists".to_owned()));
         };
         let to = into.join(&entry.name);
-        extract(&mut found, &to).map_err(failed("write", &to))?;
+        // One byte more shows that it is too long, and no more of it gets onto the disk.
+        extract(&mut (&mut found).take(entry.bytes.saturating_add(1)), &to).map_err(failed("write", &to))?;
         let (sha256, bytes) = measured(&to).map_err(failed("read", &to))?;
         if (sha256, bytes) != (entry.sha256, entry.bytes) {
             return Err(damaged(format!(
@@ -261,6 +267,66 @@ mod tests {
         }
     }
 
+    fn listing(file: Entry) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            made_at: Utc::now(),
+            version: "1".into(),
+            database: "sqlite".into(),
+            schema: "1".into(),
+            images: false,
+            files: vec![file],
+        }
+    }
+
+    #[test]
+    fn no_more_of_a_file_gets_onto_the_disk_than_is_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, into) = (dir.path().join("db"), dir.path().join("into"));
+        std::fs::write(&data, vec![7; 100_000]).unwrap();
+        std::fs::create_dir(&into).unwrap();
+        let source = Source {
+            name: "database".into(),
+            path: data,
+        };
+        let mut short = listing(entry(&source).unwrap());
+        short.files[0].bytes = 10;
+        let packed = dir.path().join("b");
+        pack_as(&packed, &short, &source.path);
+        assert!(unpack(&packed, &into).is_err());
+        assert_eq!(std::fs::metadata(into.join("database")).unwrap().len(), 11);
+    }
+
+    /// An archive whose only entry is the whole file, whatever the manifest says of it.
+    fn pack_as(to: &Path, manifest: &Manifest, file: &Path) {
+        let mut tar = tar::Builder::new(zstd::Encoder::new(File::create(to).unwrap(), 3).unwrap());
+        let text = serde_json::to_vec(manifest).unwrap();
+        append(&mut tar, MANIFEST, (text.len() as u64, text.as_slice())).unwrap();
+        let bytes = std::fs::read(file).unwrap();
+        append(&mut tar, "database", (bytes.len() as u64, bytes.as_slice())).unwrap();
+        tar.into_inner().unwrap().finish().unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_not_written_into() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (data, theirs) = (dir.path().join("db"), dir.path().join("theirs"));
+        std::fs::write(&data, "x").unwrap();
+        std::fs::write(&theirs, "theirs").unwrap();
+        std::os::unix::fs::symlink(&theirs, dir.path().join("b.part")).unwrap();
+        let source = Source {
+            name: "database".into(),
+            path: data,
+        };
+        let manifest = listing(entry(&source).unwrap());
+        let backup = dir.path().join("b");
+        write(&backup, &manifest, &[source]).unwrap();
+        assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "theirs");
+        let mode = std::fs::symlink_metadata(&backup).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
     #[test]
     fn a_backup_comes_back_as_it_was_and_a_changed_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -270,17 +336,11 @@ mod tests {
             name: "database".into(),
             path: file,
         }];
-        let manifest = |name: &str| Manifest {
-            format: FORMAT,
-            made_at: Utc::now(),
-            version: "1".into(),
-            database: "sqlite".into(),
-            schema: "1".into(),
-            images: false,
-            files: vec![Entry {
+        let manifest = |name: &str| {
+            listing(Entry {
                 name: name.into(),
                 ..entry(&sources[0]).unwrap()
-            }],
+            })
         };
         let backup = dir.path().join("b");
         let good = manifest("database");
