@@ -174,6 +174,7 @@ pub async fn reserve(
     app.store
         .transaction(move |db| {
             // Read again: its networks may have changed since, and whoever changes them counts on reservations within.
+            store_sites::hold(db, site.id.as_str())?;
             let site = store_sites::get(db, site.id.as_str())?
                 .ok_or_else(|| ApiError::NotFound("site", site.id.to_string()))?;
             check_range(&site.settings.subnets, (first, last))?;

@@ -167,6 +167,8 @@ pub async fn update(
     let site = app
         .store
         .transaction(move |db| {
+            // Addresses are given out by whoever holds the site.
+            sites::hold(db, &id)?;
             let site = seen_by(db, &caller, &id)?;
             caller.require(Permission::SitesWrite, Target::site(&id))?;
             let mut settings = site.settings.clone();

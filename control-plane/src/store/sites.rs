@@ -1,6 +1,6 @@
 //! Sites, what their edges told at joining, and join tokens.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{ids::SiteId, keys::VerifyingKey, seal::SealingKey, site::SubnetConfig};
@@ -35,6 +35,9 @@ pub struct Window {
     /// until then.
     pub to: DateTime<Utc>,
 }
+
+/// As long as a failed install counts against its site: [`Limits::max_failures`] are of so long.
+pub const FAILURES_COUNT_FOR: TimeDelta = TimeDelta::minutes(30);
 
 /// What the scheduler keeps to at a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -307,6 +310,19 @@ pub fn use_token(connection: &mut Database, id: &str, now: DateTime<Utc>) -> Sto
         .set(dsl::used_at.eq(Some(micros(now))))
         .execute(connection)?
         == 1)
+}
+
+/// Holds a site's row until the transaction ends: of those who give its addresses out, or change its networks, one goes
+/// first. (`SQLite` has one writer anyway.) Of a site that is not there nothing is held.
+///
+/// # Errors
+/// When the database fails.
+pub fn hold(connection: &mut Database, id: &str) -> StoreResult<()> {
+    use sites::dsl;
+    diesel::update(dsl::sites.find(id))
+        .set(dsl::id.eq(id))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// The limits of every site.

@@ -81,6 +81,13 @@ async fn story(server: &Server) {
     );
     let (_, again) = csv("update=true", &other).await;
     assert_eq!(counts(&again), [0, 0, 2, 0]);
+    let moved = json!([{ "name": "m1", "site": "bj-1", "macs": ["52:54:00:00:00:01", "52:54:00:00:00:11"],
+        "bmc": "192.0.2.102:623" }]);
+    let (_, refused) = send(server, "update=true", "application/json", moved.to_string()).await;
+    assert_eq!(
+        refused["rows"][0]["errors"][0]["code"], "bmc_password",
+        "a password that is kept is not sent elsewhere: {refused}"
+    );
     let wrong = json!([
         { "name": "n1", "site": "bj-1", "macs": ["52:54:00:00:00:21"] },
         { "name": "n2", "site": "nowhere", "macs": ["52:54:00:00:00:22"] },

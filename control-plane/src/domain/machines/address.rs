@@ -43,7 +43,7 @@ pub(super) struct AddressBook {
 }
 
 impl AddressBook {
-    /// Opens the book of a site.
+    /// Opens the book of a site. Whoever is going to write an address holds the site ([`sites::hold`]) before.
     ///
     /// # Errors
     /// When there is no such site.

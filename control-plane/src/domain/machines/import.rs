@@ -2,7 +2,7 @@
 //! are written, or none. The plan only reads, so that a dry run is the same code without the end.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{
     AddressBook, add, bmc_place,
     row::{self, ImportRow, RowError, Wanted},
-    update::{check_use, write},
+    update::{check_bmc_password, check_use, write},
 };
 use crate::{
     access::{Actor, Caller, Permission, Target},
@@ -27,6 +27,7 @@ use crate::{
     store::{
         Database, discovered,
         machines::{self, BmcDetails, Class, Hold, Machine, MachineDetails},
+        sites,
     },
     workflow::state::MachineState,
 };
@@ -94,6 +95,14 @@ pub async fn import(
         return Ok(lines.await?.0);
     }
     let lines = app.store.transaction(move |db| {
+        // In order, so that two imports do not wait for each other.
+        for site in rows
+            .iter()
+            .map(|(row, _)| row.site.as_str())
+            .collect::<BTreeSet<_>>()
+        {
+            sites::hold(db, site)?;
+        }
         let (lines, steps) = plan(db, (&context, &caller, how.update), rows, now)?;
         if lines.iter().all(|line| line.errors.is_empty()) {
             for step in steps {
@@ -300,9 +309,11 @@ fn changed(
 ) -> Result<Result<Option<Step>, RowError>, ApiError> {
     let error = |field, code, detail: String| Ok(Err(RowError { field, code, detail }));
     if former.site != row.site {
-        let detail = format!("machine `{}` stands at site `{}`", former.name, former.site);
+        // Which one is not said: the caller may not see that site.
+        let detail = format!("machine `{}` stands at another site", former.name);
         return error("site", "machine_site", detail);
     }
+    let given = row.bmc_password.is_some();
     let (next, differs) = applied(known.app, &former, row)?;
     let Some(field) = differs.first().copied() else {
         return Ok(Ok(None));
@@ -314,6 +325,9 @@ fn changed(
             differs.join(", ")
         );
         return error(field, "differs", detail);
+    }
+    if let Err(refused) = check_bmc_password(&former, &next, given) {
+        return Ok(Err(RowError::of("bmc_password", &refused)));
     }
     if let Err(refused) = check_use(db, &former, &next) {
         if matches!(refused, ApiError::Internal(_)) {

@@ -9,7 +9,6 @@ use super::{in_use, object, seen_by};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
-    domain::faults,
     error::ApiError,
     store::{
         Database, StoreResult,
@@ -133,7 +132,10 @@ fn step(
     let kind = format!("machine.{}", next.word());
     events::append(db, &told(&kind).text(reason.unwrap_or_default()).entered(&next)?)?;
     if event == MachineEvent::Return && events::has_fault(db, machine.id)? {
-        events::append(db, &told(faults::CLEARED).text("the machine was returned to use"))?;
+        events::append(
+            db,
+            &told(events::FAULT_CLEARED).text("the machine was returned to use"),
+        )?;
     }
     Ok(Stepped::Done)
 }

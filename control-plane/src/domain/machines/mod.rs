@@ -37,6 +37,7 @@ use crate::{
         discovered,
         events::{self, NewEvent},
         machines::{self, BmcDetails, Class, Hold, Machine, MachineDetails},
+        sites,
     },
     workflow::state::MachineState,
 };
@@ -92,6 +93,7 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
     let machine = app
         .store
         .transaction(move |db| {
+            sites::hold(db, new.site.as_str())?;
             let address = AddressBook::open(db, &new.site)?.take(new.address)?;
             // An agent may have looked at it before anybody enrolled it.
             let inventory = discovered::inventory_of(db, &new.site, &new.macs)?;

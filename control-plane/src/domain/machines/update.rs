@@ -19,6 +19,7 @@ use crate::{
         events::{self, NewEvent},
         machine_types as types,
         machines::{self, BmcDetails, Class, Machine},
+        sites,
     },
     workflow::state::MachineState,
 };
@@ -85,8 +86,10 @@ pub async fn update(
     let machine = app
         .store
         .transaction(move |db| {
+            sites::hold(db, former.site.as_str())?;
             let former = seen_by(db, &caller, &former.id.to_string())?;
             let mut next = applied(former.clone(), &wanted)?;
+            check_bmc_password(&former, &next, password.is_some())?;
             next.bmc_password = password.or(next.bmc_password);
             check_use(db, &former, &next)?;
             if let Some(wish) = wanted.machine_type {
@@ -121,7 +124,12 @@ pub(super) fn write(
     let machine = read(db)?;
     machine_types::assign(db, &machine, now)?;
     let machine = read(db)?;
-    let (before, after) = (Some(told(former)), Some(told(&machine)));
+    let (before, mut after) = (Some(told(former)), Some(told(&machine)));
+    if former.bmc_password != machine.bmc_password
+        && let Some(after) = &mut after
+    {
+        after["bmc_password"] = "set anew".into();
+    }
     audit::done(
         db,
         by,
@@ -190,6 +198,21 @@ fn bmc_of(former: Option<BmcDetails>, wanted: &BmcUpdate) -> Result<BmcDetails, 
             .or_else(|| kept.map(|b| b.username.clone()))
             .ok_or_else(|| missing("username"))?,
     })
+}
+
+/// Refuses to have a password that is kept sent to another address: who may change machines may not know their passwords,
+/// and would be told them by a BMC of their own.
+pub(super) fn check_bmc_password(former: &Machine, next: &Machine, given: bool) -> Result<(), ApiError> {
+    let place = |m: &Machine| m.details.bmc.as_ref().map(|bmc| (bmc.driver, bmc.address));
+    let moved = place(next).is_some() && place(former) != place(next);
+    if moved && former.bmc_password.is_some() && !given {
+        let detail = format!(
+            "the BMC of machine `{}` gets another address: give its password anew, the one that is kept is not sent there",
+            former.name
+        );
+        return Err(ApiError::Bad("bmc_password", detail));
+    }
+    Ok(())
 }
 
 /// Refuses what cannot be changed now, and an address that does not fit the site.
