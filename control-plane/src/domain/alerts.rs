@@ -281,7 +281,7 @@ fn failed_jobs(db: &mut Database) -> StoreResult<Holding> {
 fn faulty_machines(db: &mut Database) -> StoreResult<Holding> {
     let mut found = Holding::new();
     for event in events::last_of_machines(db, "fault")? {
-        let Some(id) = event.machine.filter(|_| event.kind != "fault.cleared") else {
+        let Some(id) = event.machine.filter(|_| event.kind != events::FAULT_CLEARED) else {
             continue;
         };
         if let Some((_, name, site)) = states::live(db, "machine", &id)? {

@@ -1,7 +1,7 @@
 //! Faults of machines, as jobs show them: told as events, and kept out of use when the ladder of retries is used up. The
 //! last rung is for one machine: where many fail at once, the site is to blame and not its machines.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use slipway_protocol::{ids::StepId, report::Failure};
 
@@ -15,11 +15,6 @@ use crate::{
     },
     workflow::state::{JobKind, JobState},
 };
-
-/// As long as a failed install counts against its site.
-const OF_LATE: TimeDelta = TimeDelta::minutes(30);
-/// A machine was looked after, or has shown that it works.
-pub const CLEARED: &str = "fault.cleared";
 
 /// What of a machine a failure speaks against, as the kind of an event; none if it is somebody else's.
 #[must_use]
@@ -60,7 +55,10 @@ pub fn judge(
         let text = "an install went well";
         return events::append(
             db,
-            &NewEvent::new(CLEARED, now).on(job).machine(machine).text(text),
+            &NewEvent::new(events::FAULT_CLEARED, now)
+                .on(job)
+                .machine(machine)
+                .text(text),
         );
     }
     let Some((failure, step)) = failure else {
@@ -72,7 +70,7 @@ pub fn judge(
     let limits = sites::get(db, job.site.as_str())?
         .map(|site| site.settings.limits)
         .unwrap_or_default();
-    let failed = jobs::failed_at(db, &job.site, now - OF_LATE)?;
+    let failed = jobs::failed_at(db, &job.site, now - sites::FAILURES_COUNT_FOR)?;
     let spread = failed >= i64::from(limits.max_failures);
     let reason = format!("job {}: {}: {}", job.id, failure.code, failure.message);
     let kept = installs && !spread && machines::quarantine(db, machine, &reason, now)?;

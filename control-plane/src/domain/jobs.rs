@@ -258,10 +258,10 @@ pub async fn fail_overdue(app: &App) -> Result<usize, ApiError> {
         .transaction(move |db| {
             let mut ended = Vec::new();
             let mut after = None;
-            while let Some(page) =
-                Some(jobs::overdue(db, now - GRACE, after.as_ref())?).filter(|p| !p.is_empty())
-            {
-                after = page.last().map(|job| (job.deadline, job.id));
+            loop {
+                let page = jobs::overdue(db, now - GRACE, after.as_ref())?;
+                let Some(last) = page.last() else { break };
+                after = Some((last.deadline, last.id));
                 for job in page {
                     if end_overdue(db, &job, now)? {
                         ended.push(job);

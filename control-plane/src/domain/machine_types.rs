@@ -16,7 +16,7 @@ use crate::{
         Database, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
-        images, machine_lists,
+        images, instances, machine_lists,
         machine_types::{self, MachineType},
         machines::{Class, Machine},
         projects,
@@ -143,6 +143,12 @@ pub async fn delete(app: &App, caller: &Caller, name: String) -> Result<(), ApiE
             }
             if let Some(image) = images::bound_to(db, &name)? {
                 let detail = format!("image `{image}` is bound to the type `{name}`; unbind it first");
+                return Err(ApiError::Conflict("machine_type_in_use", detail));
+            }
+            if let Some(instance) = instances::waiting_for_type(db, &name)? {
+                let detail = format!(
+                    "instance `{instance}` waits for a machine of the type `{name}`; release it, or wait until it has one"
+                );
                 return Err(ApiError::Conflict("machine_type_in_use", detail));
             }
             machine_types::delete(db, &name)?;

@@ -298,6 +298,9 @@ pub fn last_of_machines(connection: &mut Database, kind: &str) -> StoreResult<Ve
     Ok(found)
 }
 
+/// Kind of the event that says a machine was looked after, or has shown that it works.
+pub const FAULT_CLEARED: &str = "fault.cleared";
+
 /// Whether a machine's last event of kind `fault.*` is not `fault.cleared`.
 ///
 /// # Errors
@@ -312,5 +315,5 @@ pub fn has_fault(connection: &mut Database, machine: MachineId) -> StoreResult<b
         .select(dsl::kind)
         .first(connection)
         .optional()?;
-    Ok(last.is_some_and(|kind| kind != "fault.cleared"))
+    Ok(last.is_some_and(|kind| kind != FAULT_CLEARED))
 }

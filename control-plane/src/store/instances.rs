@@ -123,6 +123,27 @@ pub fn insert(connection: &mut Database, i: &Instance) -> StoreResult<()> {
     Ok(())
 }
 
+/// The name of an instance that waits for a machine of a type.
+///
+/// # Errors
+/// When the database fails.
+pub fn waiting_for_type(connection: &mut Database, machine_type: &str) -> StoreResult<Option<String>> {
+    use instances::dsl;
+    let waiting: Vec<(String, String)> = dsl::instances
+        .filter(dsl::machine_type.eq(machine_type))
+        .filter(dsl::machine.is_null())
+        .filter(dsl::state.eq(to_word(&InstanceState::Requested)?))
+        .select((dsl::name, dsl::wish))
+        .load(connection)?;
+    for (name, wish) in waiting {
+        // One that names its machine is counted under the type and does not ask for it.
+        if from_json::<Wish>(&wish)?.machine_type.is_some() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
 /// One instance by its id.
 ///
 /// # Errors

@@ -141,6 +141,8 @@ async fn bound(server: &Server) {
     server
         .patch("/api/v1/images/gpu-driver", json!({ "machine_types": [] }))
         .await;
+    // It waits for a machine of the type.
+    server.call(Method::DELETE, "/api/v1/instances/b", None).await;
     let gone = server
         .call(Method::DELETE, "/api/v1/machine-types/gpu", None)
         .await;

@@ -184,6 +184,7 @@ fn a_machine_is_changed_by_who_saw_it_and_keeps_its_secrets() {
     on_each_server(change_story);
 }
 
+#[expect(clippy::too_many_lines, reason = "one story told in its order")]
 async fn change_story(server: &Server) {
     server.make_site("bj-1").await;
     server.make_machine("bj-1", 1, json!({})).await;
@@ -225,6 +226,16 @@ async fn change_story(server: &Server) {
         changed["bmc"],
         json!({ "driver": "ipmi", "address": "192.0.2.101:623", "username": "admin" })
     );
+    let moved = json!({ "bmc": { "address": "192.0.2.102:623" } });
+    let (status, refused) = server.patch("/api/v1/machines/db-1", moved).await;
+    assert_eq!(
+        (status, &refused["code"]),
+        (StatusCode::BAD_REQUEST, &json!("bmc_password")),
+        "a password that is kept is not sent elsewhere: {refused}"
+    );
+    let moved = json!({ "bmc": { "address": "192.0.2.102:623", "password": "s3cret" } });
+    let (_, changed) = server.patch("/api/v1/machines/db-1", moved).await;
+    assert_eq!(changed["bmc"]["address"], "192.0.2.102:623");
     let stale = server
         .http
         .patch(format!("{}/api/v1/machines/db-1", server.url))
@@ -241,6 +252,33 @@ async fn change_story(server: &Server) {
     assert_eq!(changed["bmc"], Value::Null);
     let audit = server.get("/api/v1/audit?limit=1000").await.to_string();
     assert!(audit.contains("machine.update") && !audit.contains("s3cret"));
+    assert!(audit.contains(r#""bmc_password":"set anew""#), "{audit}");
+}
+
+#[test]
+fn a_type_that_an_instance_waits_for_stays() {
+    on_each_server(async |server| {
+        server.make_site("bj-1").await;
+        server
+            .make_type("gpu", 0, json!({ "labels": { "gpu": "yes" } }))
+            .await;
+        server.upload("i", b"image".to_vec()).await;
+        let body = json!({ "name": "one", "site": "bj-1", "image": "i", "machine_type": "gpu" });
+        assert_eq!(
+            server.post("/api/v1/instances", body).await.0,
+            StatusCode::ACCEPTED
+        );
+        let delete = async || {
+            server
+                .call(Method::DELETE, "/api/v1/machine-types/gpu", None)
+                .await
+        };
+        let (_, refused) = delete().await;
+        assert_eq!(refused["code"], "machine_type_in_use", "{refused}");
+        let (status, _) = server.call(Method::DELETE, "/api/v1/instances/one", None).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        assert_eq!(delete().await.0, StatusCode::NO_CONTENT);
+    });
 }
 
 #[test]
