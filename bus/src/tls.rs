@@ -1,12 +1,14 @@
 //! TLS configurations from PEM texts, always on ring and never on the system's store of authorities.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
+    client::{ResolvesClientCert, Resumption},
     crypto::{CryptoProvider, ring::default_provider},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
 
 /// PEM that cannot be used.
@@ -35,6 +37,62 @@ pub struct Identity {
     pub key: String,
 }
 
+/// A certificate and key that can be exchanged while connections are open: those that come later show the new one. Both
+/// sides of TLS can show it. Has no `Debug`.
+#[derive(Clone)]
+pub struct Shown(Arc<RwLock<Arc<CertifiedKey>>>);
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shown")
+    }
+}
+
+impl Shown {
+    /// Shows this.
+    ///
+    /// # Errors
+    /// When a PEM text cannot be used.
+    pub fn new(identity: &Identity) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(RwLock::new(certified(identity)?))))
+    }
+
+    /// Shows this from now on.
+    ///
+    /// # Errors
+    /// When a PEM text cannot be used; the former one is shown then.
+    pub fn set(&self, identity: &Identity) -> Result<(), TlsError> {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified(identity)?;
+        Ok(())
+    }
+
+    fn get(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+}
+
+fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (chain, key) = (chain(&identity.certificate)?, key(&identity.key)?);
+    let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(TlsError::Config)?;
+    Ok(Arc::new(certified))
+}
+
 /// Makes ring the process's provider. Call first in `main`; harmless when repeated.
 pub fn install_provider() {
     // An error only says that one is installed already, which is what is wanted.
@@ -56,6 +114,34 @@ pub fn client_config(ca: &str, identity: Option<&Identity>) -> Result<Arc<Client
             .map_err(TlsError::Config)?,
         None => builder.with_no_client_auth(),
     };
+    Ok(Arc::new(config))
+}
+
+/// A client that trusts `ca` alone and shows what `shown` shows at each connection.
+///
+/// # Errors
+/// When a PEM text cannot be used.
+pub fn renewed_client_config(ca: &str, shown: Shown) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Config)?
+        .with_root_certificates(roots(ca)?)
+        .with_client_cert_resolver(Arc::new(shown));
+    // A resumed session would go on as who it was before the renewal.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// A server that takes any client, and shows what `shown` shows at each connection.
+///
+/// # Errors
+/// When the protocol cannot be set up.
+pub fn renewed_server_config(shown: Shown) -> Result<Arc<ServerConfig>, TlsError> {
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Config)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(shown));
     Ok(Arc::new(config))
 }
 

@@ -13,7 +13,7 @@ use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
     broker::{self, Backend},
-    guard::{Admission, Applicant, Guard},
+    guard::{Admission, Admitted, Applicant, Guard},
     tls::{self, Identity},
 };
 use tokio::{
@@ -33,11 +33,11 @@ struct Sites {
 }
 
 impl Admission for Sites {
-    fn admit(&self, applicant: &Applicant) -> Result<Acl, String> {
+    fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
         if applicant
-            .common_name
+            .certificate
             .as_ref()
-            .is_some_and(|name| *name != applicant.client_id)
+            .is_some_and(|certificate| certificate.common_name != applicant.client_id)
         {
             return Err("client id is not the certificate's".into());
         }
@@ -48,7 +48,8 @@ impl Admission for Sites {
                 format!("slipway/v1/{site}/cmd/#"),
                 format!("slipway/v1/{site}/evt/#"),
             ],
-        })
+        }
+        .into())
     }
 
     fn refused(&self, what: &'static str, _applicant: &str, reason: &str) {

@@ -69,6 +69,13 @@ pub(crate) enum Site {
     Delete { id: String },
     /// Make a one-time join token for its edge
     Token { id: String },
+    /// Take the rights of a lost edge back; its jobs fail, its machines are kept out of use
+    Revoke {
+        id: String,
+        /// Why: for the audit log, and for whoever finds the machines out of use
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 const COLUMNS: [(&str, &str); 5] = [
@@ -199,6 +206,10 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
         Site::Delete { id } => {
             client.delete(&format!("/api/v1/sites/{id}")).await?;
             return Ok(ExitCode::SUCCESS);
+        }
+        Site::Revoke { id, reason } => {
+            let path = format!("/api/v1/sites/{id}/revoke");
+            client.post(&path, json!({ "reason": reason })).await?
         }
         Site::Token { id } => {
             let answer = client

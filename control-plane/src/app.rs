@@ -12,6 +12,7 @@ use crate::{
     chunks::Chunks,
     config::Config,
     domain::events::Feed,
+    gateway::Admitted,
     notify::{egress::Private, post::Poster},
     pki::{self, Authority, PkiError},
     store::Store,
@@ -40,6 +41,8 @@ pub struct App {
     pub sites: broadcast::Sender<String>,
     /// Wakes those who wait for a job's next report.
     pub reports: broadcast::Sender<String>,
+    /// Which edges' certificates are good, for the embedded broker's door.
+    pub edges: Admitted,
     /// Slows log-ins down, by address, and new passwords, by user.
     pub logins: Throttle,
     /// Slows callers down who prove nothing, by address.
@@ -80,6 +83,7 @@ impl App {
             work: Notify::new(),
             sites: broadcast::channel(1024).0,
             reports: broadcast::channel(1024).0,
+            edges: Admitted::default(),
             logins: Throttle::new(10, 0.1),
             strangers: Throttle::new(600, 10.0),
             sso: config.oidc.clone().map(|oidc| {

@@ -5,6 +5,7 @@ pub mod oidc;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use chrono::TimeDelta;
 use clap::Args;
 use ipnet::IpNet;
 use reqwest::Url;
@@ -83,6 +84,9 @@ pub struct Given {
     /// How many days events are kept [default: 365]
     #[arg(long, env = "SLIPWAY_EVENT_DAYS")]
     pub event_days: Option<u16>,
+    /// How many hours an edge's certificate is good; edges renew theirs when a third is left [default: 2160, 90 days]
+    #[arg(long, env = "SLIPWAY_EDGE_CERTIFICATE_HOURS")]
+    pub edge_certificate_hours: Option<u32>,
     /// Lets webhooks reach loopback, link-local and private addresses, and with them whatever trusts this host
     #[arg(long, env = "SLIPWAY_WEBHOOK_PRIVATE")]
     pub webhook_private: Option<bool>,
@@ -133,6 +137,8 @@ pub struct Config {
     pub broker: Option<HostPort>,
     /// How many days events are kept.
     pub event_days: u16,
+    /// How long an edge's certificate is good.
+    pub edge_certificate_life: TimeDelta,
     /// Whether webhooks may reach private addresses.
     pub webhook_private: bool,
     /// URL of the mail server, with its password.
@@ -185,6 +191,10 @@ impl Given {
                 .map(|text| host_port("SLIPWAY_BROKER", &text))
                 .transpose()?,
             event_days: self.event_days.or(file.event_days).unwrap_or(365),
+            edge_certificate_life: {
+                let hours = self.edge_certificate_hours.or(file.edge_certificate_hours);
+                TimeDelta::hours(hours.unwrap_or(90 * 24).max(1).into())
+            },
             webhook_private: self.webhook_private.or(file.webhook_private).unwrap_or(false),
             smtp: self.smtp.or(file.smtp),
             smtp_from: self

@@ -6,12 +6,14 @@ use std::{
     process::ExitCode,
 };
 
+use chrono::Utc;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use slipway_control_plane::{
     config::{Config, Given},
     metrics,
     pki::Authority,
     serve,
+    store::{Store, StoreError, edge_certificates},
     upkeep::{
         backup::{self, Images},
         doctor, mosquitto,
@@ -160,7 +162,7 @@ async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
             sites,
             replicas,
             hosts,
-        } => write_mosquitto(&config, &folder, (sites, replicas), &hosts)?,
+        } => write_mosquitto(&config, &folder, (sites, replicas), &hosts).await?,
         // Done before settings are read.
         Command::Man { .. } => {}
         Command::Doctor { json } => {
@@ -178,7 +180,7 @@ async fn upkeep(config: Config, command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_mosquitto(
+async fn write_mosquitto(
     config: &Config,
     folder: &Path,
     (sites, replicas): (SocketAddr, SocketAddr),
@@ -190,7 +192,11 @@ fn write_mosquitto(
         replicas: door(replicas),
     };
     std::fs::create_dir_all(&config.data_dir)?;
-    mosquitto::write(folder, &Authority::open(&config.data_dir)?, &doors, hosts)?;
+    let (store, now) = (Store::open(&config.database_url).await?, Utc::now());
+    let revoked = store.read(move |db| edge_certificates::revoked(db, now)).await;
+    let revoked = revoked.map_err(|e: StoreError| e)?;
+    let authority = Authority::open(&config.data_dir)?;
+    mosquitto::write(folder, &authority, &doors, hosts, (&revoked, now))?;
     println!("{}", folder.join("mosquitto.conf").display());
     Ok(())
 }

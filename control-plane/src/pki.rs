@@ -8,9 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType,
 };
 use slipway_bus::tls::Identity;
 use slipway_protocol::keys::{KeyError, Signer};
@@ -36,6 +38,24 @@ pub enum PkiError {
     /// The request asks for a name that is not the site's.
     #[error("the certificate request asks for {0}, which is not this site's")]
     Foreign(String),
+}
+
+/// From when until when a certificate is good.
+#[derive(Debug, Clone, Copy)]
+pub struct Validity {
+    /// From then on,
+    pub from: DateTime<Utc>,
+    /// until then.
+    pub until: DateTime<Utc>,
+}
+
+/// A certificate that was made.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// PEM.
+    pub pem: String,
+    /// Its serial number, in lower-case hexadecimal without leading zeros.
+    pub serial: String,
 }
 
 /// The authority.
@@ -94,7 +114,13 @@ impl Authority {
     ///
     /// # Errors
     /// When the request cannot be read or asks for something foreign.
-    pub fn sign(&self, csr: &str, name: &str, allowed: impl Fn(IpAddr) -> bool) -> Result<String, PkiError> {
+    pub fn sign(
+        &self,
+        csr: &str,
+        name: &str,
+        validity: Validity,
+        allowed: impl Fn(IpAddr) -> bool,
+    ) -> Result<Issued, PkiError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr)?;
         for asked in &request.params.subject_alt_names {
             match asked {
@@ -102,6 +128,12 @@ impl Authority {
                 other => return Err(PkiError::Foreign(format!("{other:?}"))),
             }
         }
+        // RFC 5280, 4.1.2.2: positive, and at most 20 octets.
+        let mut serial = crate::vault::random::<16>().map_err(|_| KeyError::Random)?;
+        serial[0] = serial[0] & 0x7f | 0x40;
+        request.params.serial_number = Some(serial.to_vec().into());
+        request.params.not_before = instant(validity.from);
+        request.params.not_after = instant(validity.until);
         request.params.is_ca = IsCa::NoCa;
         request.params.distinguished_name = named(name);
         request.params.key_usages = Vec::new();
@@ -109,8 +141,45 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        Ok(request.signed_by(&self.issuer)?.pem())
+        Ok(Issued {
+            pem: request.signed_by(&self.issuer)?.pem(),
+            serial: hex::encode(serial),
+        })
     }
+
+    /// The list of certificates that were taken back, each with when (RFC 5280, section 5), PEM.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn revocations(
+        &self,
+        revoked: &[(String, DateTime<Utc>)],
+        now: DateTime<Utc>,
+    ) -> Result<String, PkiError> {
+        let certificate = |(serial, at): &(String, DateTime<Utc>)| {
+            Some(RevokedCertParams {
+                serial_number: hex::decode(serial).ok()?.into(),
+                revocation_time: instant(*at),
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let list = CertificateRevocationListParams {
+            this_update: instant(now),
+            // Brokers refuse everybody by a list that has run out; this one is made anew when it changes.
+            next_update: instant(now + TimeDelta::days(3650)),
+            crl_number: now.timestamp().cast_unsigned().into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().filter_map(certificate).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
+    }
+}
+
+/// A time as certificates have it, in whole seconds.
+fn instant(at: DateTime<Utc>) -> time::OffsetDateTime {
+    time::OffsetDateTime::from_unix_timestamp(at.timestamp()).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
 }
 
 fn named(name: &str) -> DistinguishedName {

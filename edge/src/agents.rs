@@ -10,7 +10,7 @@ use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
     broker::Backend,
-    guard::{Admission, Applicant, Guard},
+    guard::{Admission, Admitted, Applicant, Guard},
 };
 use slipway_protocol::{
     ids::{MachineId, SiteId},
@@ -40,7 +40,7 @@ pub struct AgentAdmission {
 }
 
 impl Admission for AgentAdmission {
-    fn admit(&self, applicant: &Applicant) -> Result<Acl, String> {
+    fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
         let (user, password) = applicant.login.as_ref().ok_or("no user name and password")?;
         let machine: MachineId = user
             .parse()
@@ -62,7 +62,8 @@ impl Admission for AgentAdmission {
                 topic::agent_events_prefix(&self.context.site, machine)
             )],
             subscribe: vec![topic::agent_commands(&self.context.site, machine)],
-        })
+        }
+        .into())
     }
 
     fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
@@ -81,11 +82,12 @@ fn same(a: &Secret, b: &Secret) -> bool {
 pub struct ReadOnly;
 
 impl Admission for ReadOnly {
-    fn admit(&self, _applicant: &Applicant) -> Result<Acl, String> {
+    fn admit(&self, _applicant: &Applicant) -> Result<Admitted, String> {
         Ok(Acl {
             publish: Vec::new(),
             subscribe: vec!["#".to_owned()],
-        })
+        }
+        .into())
     }
 }
 

@@ -76,13 +76,9 @@ impl Context {
             return Ok(None);
         };
         let topic = Topic::Image(self.site.clone(), image);
-        let expect = Expect {
-            now: (self.now)(),
-            held: None,
-        };
         let opened = self
             .key_ring()
-            .open::<ImageNotice>(&topic, &document.payload, expect);
+            .open::<ImageNotice>(&topic, &document.payload, Expect::kept());
         Ok(opened
             .ok()
             .map(|notice| (document.payload, notice.into_body().manifest)))

@@ -3,6 +3,7 @@
 
 use std::{
     io::Write as _,
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -72,6 +73,8 @@ pub struct Identity {
     pub opening_key: String,
     /// Key for chunk fetches, still sealed.
     pub chunk_key: Sealed,
+    /// This box's addresses on the site's networks, that its agents' broker is certified for.
+    pub addresses: Vec<IpAddr>,
     /// The control plane's keys as told at joining; later ones come with the configuration.
     pub verifying_keys: Vec<VerifyingKey>,
 }

@@ -95,12 +95,14 @@ pub async fn join(
         agent_csr: certificate_request(token.site.as_str(), addresses, &keys.agent_tls)?,
         report_key: keys.report.verifying_key(),
         sealing_key: keys.opening.sealing_key(),
+        trusts: Some(token.verifying_key.id()),
     };
     let proven = ProvenJoinRequest {
         proof: token.proof(&request),
         request,
     };
-    let payload = post(&token.url, &proven).await?;
+    let body = serde_json::to_vec(&proven).expect("a request has string keys and serialises");
+    let payload = post(&token.url, "/api/v1/join", body).await?;
     let topic = Topic::Config(token.site.clone());
     let answer = KeyRing::new([token.verifying_key])
         .open::<JoinAnswer>(&topic, &payload, Expect { now, held: None })
@@ -123,12 +125,18 @@ pub async fn join(
         opening_key: hex::encode(keys.opening_bytes),
         chunk_key: answer.chunk_key,
         verifying_keys: answer.config.verifying_keys,
+        addresses: addresses.to_vec(),
     };
     identity.save(data_dir)?;
     Ok(identity)
 }
 
-fn certificate_request(name: &str, addresses: &[IpAddr], key: &KeyPair) -> Result<String, rcgen::Error> {
+/// A certificate request, PEM, for a key of this box.
+pub(crate) fn certificate_request(
+    name: &str,
+    addresses: &[IpAddr],
+    key: &KeyPair,
+) -> Result<String, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -136,15 +144,17 @@ fn certificate_request(name: &str, addresses: &[IpAddr], key: &KeyPair) -> Resul
     params.serialize_request(key)?.pem()
 }
 
-async fn post(url: &str, proven: &ProvenJoinRequest) -> Result<Vec<u8>, JoinError> {
+/// Posts JSON to the control plane, and gives back what it answers with success.
+pub(crate) async fn post(url: &str, path: &str, body: Vec<u8>) -> Result<Vec<u8>, JoinError> {
     let unreachable = |e: reqwest::Error| JoinError::Unreachable {
         url: url.to_owned(),
         reason: e.to_string(),
     };
     let answer = reqwest::Client::new()
-        .post(format!("{}/api/v1/join", url.trim_end_matches('/')))
+        .post(format!("{}{path}", url.trim_end_matches('/')))
         .timeout(Duration::from_secs(30))
-        .json(proven)
+        .header(reqwest::header::CONTENT_TYPE, "application/json")
+        .body(body)
         .send()
         .await
         .map_err(unreachable)?;

@@ -17,6 +17,7 @@ pub mod join;
 pub mod ledger;
 pub mod metrics;
 pub mod overlay;
+pub mod renew;
 pub mod runner;
 pub mod site;
 pub mod store;

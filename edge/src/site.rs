@@ -11,7 +11,10 @@ use std::{
 use anyhow::Context as _;
 use chrono::Utc;
 use metrics_exporter_prometheus::PrometheusHandle;
-use slipway_bus::{Client, Options, broker, tls};
+use slipway_bus::{
+    Client, Options, broker,
+    tls::{self, Shown},
+};
 use slipway_protocol::{
     keys::{Stamp, VerifyingKey},
     report::Presence,
@@ -37,6 +40,7 @@ use crate::{
     identity::Identity,
     images::{ControlPlane, ImageCache},
     ledger::Ledger,
+    renew::Renewal,
     runner::actor::Runner,
     store::Store,
     tftp::server::{self as tftp, Files},
@@ -126,16 +130,15 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     let backend = tokio::task::spawn_blocking(broker::start).await??;
     let (words, words_receiver) = mpsc::channel(4096);
     let (local, local_events) = agents::connect(&identity.site, &backend, stop.clone());
-    let outbox = Arc::new(Words {
-        uplink: words.clone(),
-        agents: local.clone(),
-    });
+    let (uplink, agents) = (words.clone(), local.clone());
+    let outbox = Arc::new(Words { uplink, agents });
     let context = take_up(&config, &identity, store, outbox)?;
     let (runner, runner_task) = Runner::start(Arc::clone(&context), stop.clone())?;
+    let renewal = renewal(&identity, &config)?;
     open_agents_broker(
         sockets.agents,
         sockets.people,
-        &identity,
+        renewal.agents.clone(),
         (&context, &backend),
         &stop,
     )?;
@@ -157,10 +160,11 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
         metrics,
     );
     start_http(&mut tasks, sockets.http, &state, &stop);
-    let (central, central_events) = connect_central(&identity, &stop)?;
-    let link = uplink(&context, &runner, central, local);
+    let (central, central_events) = connect_central(&identity, renewal.uplink.clone(), &stop)?;
+    let link = self::uplink(&context, &runner, central, local);
+    tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
     let (link_stop, watch_stop) = (stop.clone(), stop.clone());
-    tasks.spawn(async move { Ok(link.run(central_events, words_receiver, link_stop).await?) });
+    tasks.spawn(async { Ok(link.run(central_events, words_receiver, link_stop).await?) });
     tasks.spawn(async move { Ok(runner_task.await??) });
     tasks.spawn(agents::listen(
         Arc::clone(&context),
@@ -179,17 +183,26 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     until_one_ends(tasks, stop).await
 }
 
+fn renewal(identity: &Identity, config: &Config) -> anyhow::Result<Renewal> {
+    Ok(Renewal {
+        uplink: Shown::new(&identity.uplink_tls())?,
+        agents: Shown::new(&identity.agent_tls())?,
+        identity: identity.clone(),
+        data_dir: config.data_dir.clone(),
+    })
+}
+
 fn open_agents_broker(
     agents: Vec<TcpListener>,
     people: TcpListener,
-    identity: &Identity,
+    shown: Shown,
     (context, backend): (&Arc<Context>, &broker::Backend),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let doors = Doors {
         agents,
         people,
-        tls: tls::server_config(&identity.agent_tls(), None)?,
+        tls: tls::renewed_server_config(shown)?,
     };
     let admission = AgentAdmission {
         context: Arc::clone(context),
@@ -329,6 +342,7 @@ fn restore_leases(context: &Context) -> anyhow::Result<()> {
 
 fn connect_central(
     identity: &Identity,
+    shown: Shown,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Client, mpsc::Receiver<slipway_bus::Event>)> {
     let topic = Topic::Presence(identity.site.clone());
@@ -345,7 +359,7 @@ fn connect_central(
         client_id: identity.site.to_string(),
         host: identity.broker_host.clone(),
         port: identity.broker_port,
-        tls: Some(tls::client_config(&identity.ca, Some(&identity.uplink_tls()))?),
+        tls: Some(tls::renewed_client_config(&identity.ca, shown)?),
         credentials: None,
         subscriptions: vec![topic::site_commands(&identity.site)],
         will: Some((topic.to_string(), will)),

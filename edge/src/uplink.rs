@@ -321,13 +321,9 @@ pub fn held_config(context: &Context) -> Result<Option<SiteConfig>, StoreError> 
     let Some(document) = context.store.document(Kind::Config, "-")? else {
         return Ok(None);
     };
-    let expect = Expect {
-        now: (context.now)(),
-        held: None,
-    };
     match context
         .key_ring()
-        .open::<SiteConfig>(&topic, &document.payload, expect)
+        .open::<SiteConfig>(&topic, &document.payload, Expect::kept())
     {
         Ok(config) => Ok(Some(config.into_body())),
         Err(reason) => {

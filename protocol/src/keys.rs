@@ -367,6 +367,18 @@ pub struct Expect {
     pub held: Option<u64>,
 }
 
+impl Expect {
+    /// For a message that was verified when it came and kept since. Its expiry bounds how long it may travel, so that an
+    /// old one cannot be played again; what it says stays in force until something newer comes.
+    #[must_use]
+    pub const fn kept() -> Self {
+        Self {
+            now: DateTime::<Utc>::MIN_UTC,
+            held: None,
+        }
+    }
+}
+
 /// The keys a receiver trusts.
 #[derive(Debug, Clone, Default)]
 pub struct KeyRing {

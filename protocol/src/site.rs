@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::SiteId,
+    ids::{KeyId, SiteId},
     keys::VerifyingKey,
     seal::{Sealed, SealingKey, Secret},
 };
@@ -114,6 +114,10 @@ pub struct JoinRequest {
     pub report_key: VerifyingKey,
     /// To what secrets are sealed.
     pub sealing_key: SealingKey,
+    /// The key the answer is to be signed by: the one the token named, which may not be the newest any more. Left out by
+    /// edges older than key rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusts: Option<KeyId>,
 }
 
 /// A request with its proof, as posted to `/api/v1/join`.
@@ -143,6 +147,27 @@ pub struct JoinAnswer {
     pub chunk_key: Sealed,
     /// The site's configuration as of now.
     pub config: SiteConfig,
+}
+
+/// What an edge asks with when its certificates are to be renewed: the body of an envelope signed by the key of its
+/// reports, posted to `/api/v1/sites/{site}/renew`. Its TLS keys are made anew on the box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// As in [`JoinRequest`].
+    pub csr: String,
+    /// As in [`JoinRequest`].
+    pub agent_csr: String,
+}
+
+/// What it gets back: the body of an envelope signed by the control plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewAnswer {
+    /// The edge's client certificate, PEM.
+    pub certificate: String,
+    /// The certificate of the edge's own broker, PEM.
+    pub agent_certificate: String,
+    /// The authority both are signed by, PEM.
+    pub ca: String,
 }
 
 /// The place a site's chunk key is bound to when it is sealed.

@@ -33,6 +33,10 @@ pub enum Kind {
     Presence,
     /// Which steps of its order an agent may do now, with the secrets they need.
     Release,
+    /// An edge wants its certificates renewed.
+    Renew,
+    /// The certificates of an edge.
+    Identity,
 }
 
 /// A topic of the wire (design section 3).
@@ -56,6 +60,10 @@ pub enum Topic {
     Log(SiteId, MachineId),
     /// `evt/presence`, edge to control plane; also the last will.
     Presence(SiteId),
+    /// `evt/renew`, edge to control plane: travels by HTTP only, as a certificate may have run out.
+    Renew(SiteId),
+    /// `cmd/identity`, control plane to edge: the answer to it.
+    Identity(SiteId),
     /// `agent/{machine}/cmd/order`, edge to agent: the control plane's order, unopened.
     AgentOrder(SiteId, MachineId),
     /// `agent/{machine}/cmd/release`, edge to agent: which steps may run.
@@ -79,6 +87,7 @@ impl Topic {
     pub fn site(&self) -> &SiteId {
         match self {
             Self::Config(site) | Self::Sync(site) | Self::Hello(site) | Self::Presence(site) => site,
+            Self::Renew(site) | Self::Identity(site) => site,
             Self::Image(site, _) | Self::Machine(site, _) => site,
             Self::Order(site, _) | Self::Report(site, _) | Self::Log(site, _) => site,
             Self::AgentOrder(site, _) | Self::AgentRelease(site, _) => site,
@@ -100,6 +109,8 @@ impl Topic {
             Self::Log(..) | Self::AgentLog(..) => Kind::Log,
             Self::Presence(_) => Kind::Presence,
             Self::AgentRelease(..) => Kind::Release,
+            Self::Renew(_) => Kind::Renew,
+            Self::Identity(_) => Kind::Identity,
         }
     }
 
@@ -108,6 +119,7 @@ impl Topic {
     pub fn subject(&self) -> String {
         match self {
             Self::Config(_) | Self::Sync(_) | Self::Hello(_) | Self::Presence(_) => "-".to_owned(),
+            Self::Renew(_) | Self::Identity(_) => "-".to_owned(),
             Self::Image(_, image) => image.to_string(),
             Self::Machine(_, mac) => mac.hyphenated(),
             Self::Order(_, m) | Self::Report(_, m) | Self::Log(_, m) => m.to_string(),
@@ -136,6 +148,8 @@ impl fmt::Display for Topic {
             Self::Image(_, image) => write!(f, "{ROOT}/{site}/cmd/image/{image}"),
             Self::Sync(_) => write!(f, "{ROOT}/{site}/cmd/sync"),
             Self::Hello(_) => write!(f, "{ROOT}/{site}/evt/hello"),
+            Self::Renew(_) => write!(f, "{ROOT}/{site}/evt/renew"),
+            Self::Identity(_) => write!(f, "{ROOT}/{site}/cmd/identity"),
             Self::Report(_, machine) => write!(f, "{ROOT}/{site}/evt/report/{machine}"),
             Self::Machine(_, mac) => write!(f, "{ROOT}/{site}/evt/machine/{}", mac.hyphenated()),
             Self::Log(_, machine) => write!(f, "{ROOT}/{site}/evt/log/{machine}"),

@@ -33,21 +33,49 @@ pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 pub struct Applicant {
     /// From where.
     pub peer: SocketAddr,
-    /// Common name of the verified client certificate, where clients show one.
-    pub common_name: Option<String>,
+    /// What the verified client certificate says, where clients show one.
+    pub certificate: Option<Certificate>,
     /// MQTT client id; only `[A-Za-z0-9._-]`, 1 to 128 characters, comes this far.
     pub client_id: String,
     /// MQTT user name and password, where given.
     pub login: Option<(String, Secret)>,
 }
 
+/// A verified client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Common name of its subject.
+    pub common_name: String,
+    /// Its serial number, in lower-case hexadecimal.
+    pub serial: String,
+}
+
+/// What one who may connect may do.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Their topics.
+    pub acl: Acl,
+    /// Ends their connection when it is cancelled.
+    pub leave: CancellationToken,
+}
+
+impl From<Acl> for Admitted {
+    /// Until they leave by themselves.
+    fn from(acl: Acl) -> Self {
+        Self {
+            acl,
+            leave: CancellationToken::new(),
+        }
+    }
+}
+
 /// Decides who may connect and what they may do.
 pub trait Admission: Send + Sync + 'static {
-    /// The topics of this client.
+    /// The topics of this client, and for how long.
     ///
     /// # Errors
     /// The reason for a refusal, for the log.
-    fn admit(&self, applicant: &Applicant) -> Result<Acl, String>;
+    fn admit(&self, applicant: &Applicant) -> Result<Admitted, String>;
 
     /// Told of every refused connection, publish and subscribe, to count it: `what` is a stable word.
     fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
@@ -150,8 +178,8 @@ impl Door {
             None => session::run(tcp, peer, None, &self).await,
             Some(acceptor) => match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)).await {
                 Ok(Ok(stream)) => {
-                    let name = common_name(stream.get_ref().1.peer_certificates());
-                    session::run(stream, peer, name, &self).await
+                    let certificate = certificate(stream.get_ref().1.peer_certificates());
+                    session::run(stream, peer, certificate, &self).await
                 }
                 Ok(Err(error)) => {
                     self.admission
@@ -169,9 +197,12 @@ impl Door {
     }
 }
 
-/// The common name of a verified certificate.
-fn common_name(certificates: Option<&[rustls::pki_types::CertificateDer<'_>]>) -> Option<String> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificates?.first()?).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(name.to_owned())
+/// What a verified certificate says.
+fn certificate(chain: Option<&[rustls::pki_types::CertificateDer<'_>]>) -> Option<Certificate> {
+    let (_, leaf) = x509_parser::parse_x509_certificate(chain?.first()?).ok()?;
+    let common_name = leaf.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(Certificate {
+        common_name: common_name.to_owned(),
+        serial: leaf.serial.to_str_radix(16),
+    })
 }

@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Applicant, Door, HANDSHAKE_LIMIT};
+use super::{Admitted, Applicant, Certificate, Door, HANDSHAKE_LIMIT};
 use crate::{MAX_PACKET_BYTES, acl::Acl};
 
 /// How long a client may leave bytes unread before it is dropped.
@@ -47,7 +47,12 @@ fn broken(error: impl fmt::Display) -> Ended {
 }
 
 /// Serves one client until either side ends.
-pub(super) async fn run<S>(stream: S, peer: SocketAddr, common_name: Option<String>, door: &Door) -> Ended
+pub(super) async fn run<S>(
+    stream: S,
+    peer: SocketAddr,
+    certificate: Option<Certificate>,
+    door: &Door,
+) -> Ended
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -63,7 +68,7 @@ where
             return Ended::Refused("no CONNECT".to_owned());
         }
     };
-    let (client, acl, connect) = match judge_connect(connect, peer, common_name, door) {
+    let (client, admitted, connect) = match judge_connect(connect, peer, certificate, door) {
         Ok(judged) => judged,
         Err(reason) => {
             door.admission.refused("connect", &peer.to_string(), &reason);
@@ -95,6 +100,7 @@ where
         return ended;
     }
     let (answers, queue) = mpsc::channel(16);
+    let Admitted { acl, leave } = admitted;
     let mut upward = Upward {
         acl,
         client,
@@ -103,18 +109,26 @@ where
         subscribed: BTreeSet::new(),
     };
     tokio::select! {
+        () = leave.cancelled() => put_out(door, peer),
         ended = upward.run(from_client, buffer, to_broker) => ended,
         ended = downward((from_broker, from_broker_buffer), to_client, queue) => ended,
     }
+}
+
+/// A client that may no longer be here.
+fn put_out(door: &Door, peer: SocketAddr) -> Ended {
+    let reason = "the certificate was taken back";
+    door.admission.refused("revoked", &peer.to_string(), reason);
+    Ended::Refused(reason.to_owned())
 }
 
 /// Judges a CONNECT; gives back the client's name, its topics and the CONNECT for the broker.
 fn judge_connect(
     frame: BytesMut,
     peer: SocketAddr,
-    common_name: Option<String>,
+    certificate: Option<Certificate>,
     door: &Door,
-) -> Result<(String, Acl, BytesMut), String> {
+) -> Result<(String, Admitted, BytesMut), String> {
     let mut frame = frame;
     let packet = V4
         .read_mut(&mut frame, MAX_PACKET_BYTES)
@@ -131,12 +145,12 @@ fn judge_connect(
     }
     let applicant = Applicant {
         peer,
-        common_name,
+        certificate,
         client_id: connect.client_id.clone(),
         login: login.map(|l| (l.username, Secret::new(l.password))),
     };
-    let acl = door.admission.admit(&applicant)?;
-    let will = will.map(|will| judge_will(will, &acl)).transpose()?;
+    let admitted = door.admission.admit(&applicant)?;
+    let will = will.map(|will| judge_will(will, &admitted.acl)).transpose()?;
     let client = connect.client_id.clone();
     // No session outlives its connection: the broker would keep it for ever.
     let connect = Connect {
@@ -150,7 +164,7 @@ fn judge_connect(
     let mut out = BytesMut::new();
     V4.write(Packet::Connect(connect, None, will, None, Some(login)), &mut out)
         .map_err(|e| format!("cannot pass the CONNECT on: {e}"))?;
-    Ok((client, acl, out))
+    Ok((client, admitted, out))
 }
 
 fn judge_will(will: LastWill, acl: &Acl) -> Result<LastWill, String> {

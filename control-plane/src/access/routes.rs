@@ -27,6 +27,8 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/setup", Nothing),
     ("POST", "/api/v1/login", Nothing),
     ("POST", "/api/v1/join", Nothing),
+    // Signed by the key its edge joined with.
+    ("POST", "/api/v1/sites/{site}/renew", Nothing),
     ("GET", "/api/v1/auth/oidc/login", Nothing),
     ("GET", "/api/v1/auth/oidc/callback", Nothing),
     ("POST", "/api/v1/auth/oidc/key", Nothing),
@@ -96,6 +98,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("PATCH", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
     ("DELETE", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
     ("POST", "/api/v1/sites/{site}/tokens", Permission(P::SitesJoin)),
+    ("POST", "/api/v1/sites/{site}/revoke", Permission(P::SitesJoin)),
     (
         "GET",
         "/api/v1/sites/{site}/addresses",

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Json,
+    body::Bytes,
     extract::{ConnectInfo, State},
     http::header,
     response::IntoResponse,
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use slipway_protocol::{seal::Secret, site::ProvenJoinRequest};
 use utoipa::ToSchema;
 
-use super::Body;
+use super::{Body, Path};
 use crate::{access::caller::address_word, app::App, domain, error::ApiError};
 
 /// What the set-up link's page sends.
@@ -59,7 +60,22 @@ pub async fn join(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Body(body): Body<ProvenJoinRequest>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let payload = domain::sites::join(&app, body, address_word(Some(peer.ip()))).await?;
+    let payload = domain::edges::join(&app, body, address_word(Some(peer.ip()))).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], payload))
+}
+
+/// Renews an edge's certificates; request and answer are signed envelopes.
+#[utoipa::path(post, path = "/api/v1/sites/{site}/renew", tag = "access", request_body = Object,
+    params(("site" = String, Path)),
+    responses((status = 200, description = "signed envelope with certificates"),
+        (status = 400, description = "the request is not the edge's own, or too old"), (status = 404)))]
+pub async fn renew(
+    State(app): State<Arc<App>>,
+    Path(site): Path<String>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: Bytes,
+) -> Result<impl IntoResponse, ApiError> {
+    let payload = domain::edges::renew(&app, site, &body, address_word(Some(peer.ip()))).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], payload))
 }
 

@@ -285,7 +285,7 @@ pub async fn chunk(
     let site: SiteId = site
         .and_then(|(site, _)| site.parse().ok())
         .ok_or(ApiError::Unauthorized)?;
-    let key = domain::sites::chunk_key(&app, site.as_str())
+    let key = domain::edges::chunk_key(&app, site.as_str())
         .await?
         .ok_or(ApiError::Unauthorized)?;
     let expected = chunk_proof(&site, &key, &format!("/api/v1/chunks/{digest}"));

@@ -147,6 +147,10 @@ pub struct SiteView {
     pub limits: Limits,
     /// Whether an edge has joined.
     pub joined: bool,
+    /// Until when its edge's certificate is good; the edge renews it by itself.
+    pub certificate_until: Option<DateTime<Utc>>,
+    /// When its last edge was revoked, if none has joined since.
+    pub revoked_at: Option<DateTime<Utc>>,
     /// Whether its edge is connected.
     pub online: bool,
     /// When its edge was last heard.
@@ -166,6 +170,8 @@ fn view(site: Site, now: DateTime<Utc>) -> SiteView {
         subnets: site.settings.subnets.into_iter().map(Subnet::from).collect(),
         limits: site.settings.limits,
         joined: site.report_key.is_some(),
+        certificate_until: site.certificate_until,
+        revoked_at: site.revoked_at,
         online: site.online && heard,
         last_seen: site.last_seen,
         revision: site.revision,
@@ -284,7 +290,7 @@ pub async fn token(
     caller: Caller,
     Path(site): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let (token, expires_at) = domain::sites::join_token(&app, &caller, site).await?;
+    let (token, expires_at) = domain::edges::join_token(&app, &caller, site).await?;
     Ok((
         StatusCode::CREATED,
         Json(JoinTokenView {
@@ -292,4 +298,26 @@ pub async fn token(
             expires_at,
         }),
     ))
+}
+
+/// Why an edge's rights are taken back.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Revocation {
+    /// For the audit log, the events and whoever finds the machines out of use: one line.
+    pub reason: String,
+}
+
+/// Takes a lost edge's rights back: certificates, keys, join tokens. Its jobs fail, its machines are kept out of use.
+#[utoipa::path(post, path = "/api/v1/sites/{site}/revoke", tag = "sites", request_body = Revocation,
+    params(("site" = String, Path)),
+    responses((status = 200, body = SiteView), (status = 400), (status = 404), (status = 409)))]
+pub async fn revoke(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(site): Path<String>,
+    Body(body): Body<Revocation>,
+) -> Result<Json<SiteView>, ApiError> {
+    let site = domain::edges::revoke(&app, &caller, site, body.reason).await?;
+    Ok(Json(view(site, (app.now)())))
 }

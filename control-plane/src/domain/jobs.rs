@@ -247,6 +247,31 @@ fn withdraw(db: &mut Database, job: &Job) -> StoreResult<()> {
     Ok(())
 }
 
+/// Fails every job that runs at a site, and withdraws its order: what it was sealed to is gone. Returns how many.
+///
+/// # Errors
+/// When the store fails.
+pub(super) fn end_all_at(
+    db: &mut Database,
+    site: &SiteId,
+    (code, why): (&str, &str),
+    now: DateTime<Utc>,
+) -> StoreResult<usize> {
+    let failure = Failure {
+        code: code.to_owned(),
+        message: format!("{why}; reinstall or release the instance"),
+        transient: false,
+    };
+    let mut ended = 0;
+    for job in jobs::running_at(db, site)? {
+        if finish(db, &job, JobState::Failed, Some(&failure), now)? {
+            withdraw(db, &job)?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
+}
+
 /// Fails jobs whose time is over and that will not be heard of, as [`overdue`] decides.
 ///
 /// # Errors

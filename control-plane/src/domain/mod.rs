@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod addresses;
 pub mod alerts;
+pub mod edges;
 pub mod events;
 pub mod faults;
 pub mod images;

@@ -1,35 +1,26 @@
-//! Sites, join tokens and joining.
+//! Sites and their settings. Their edge boxes are [`super::edges`]'.
 
-use std::net::IpAddr;
-
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use slipway_protocol::{
     ids::SiteId,
-    keys::Stamp,
-    seal::{self, Secret},
-    site::{JoinAnswer, JoinToken, ProvenJoinRequest, SiteConfig, SubnetConfig, chunk_key_context},
-    topic::Topic,
+    site::{SiteConfig, SubnetConfig},
 };
 
 use super::addresses;
 use crate::{
-    access::{Actor, Caller, Permission, Target, Via, Visible},
+    access::{Caller, Permission, Target, Visible},
     app::App,
     error::ApiError,
     store::{
-        Database, StoreError, StoreResult,
+        Database, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
         machine_lists,
         sites::{self, Site, SiteSettings},
     },
     upkeep::mosquitto::CONTROL_PLANE,
-    vault,
 };
-
-/// How long a join token is good.
-const TOKEN_LIFE: TimeDelta = TimeDelta::hours(1);
 
 /// A site's configuration as its edge gets it.
 #[must_use]
@@ -115,7 +106,7 @@ pub async fn create(
         .await
 }
 
-fn missing(id: &str) -> ApiError {
+pub(super) fn missing(id: &str) -> ApiError {
     ApiError::NotFound("site", id.to_owned())
 }
 
@@ -128,7 +119,7 @@ pub async fn get(app: &App, caller: &Caller, id: String) -> Result<Site, ApiErro
     app.store.read(move |db| seen_by(db, &caller, &id)).await
 }
 
-fn seen_by(db: &mut Database, caller: &Caller, id: &str) -> Result<Site, ApiError> {
+pub(super) fn seen_by(db: &mut Database, caller: &Caller, id: &str) -> Result<Site, ApiError> {
     let found = sites::get(db, id)?.filter(|site| sees(caller, &site.id));
     found.ok_or_else(|| missing(id))
 }
@@ -226,46 +217,6 @@ pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiErr
         .await
 }
 
-/// Makes a join token; it is shown once and good once.
-///
-/// # Errors
-/// When there is no such site.
-pub async fn join_token(
-    app: &App,
-    caller: &Caller,
-    id: String,
-) -> Result<(JoinToken, DateTime<Utc>), ApiError> {
-    let site = get(app, caller, id).await?;
-    caller.require(Permission::SitesJoin, Target::site(site.id.as_str()))?;
-    let token = JoinToken {
-        site: site.id.clone(),
-        url: app.config.public_url.clone(),
-        id: hex::encode(vault::random::<8>()?),
-        secret: hex::encode(vault::random::<32>()?),
-        verifying_key: app.signer.verifying_key(),
-    };
-    let secret = app
-        .vault
-        .encrypt(&token_place(&token.id), &Secret::new(token.secret.clone()))?;
-    let (by, now, token_id) = (caller.actor.clone(), (app.now)(), token.id.clone());
-    let expires_at = now + TOKEN_LIFE;
-    app.store
-        .transaction(move |db| {
-            sites::insert_token(db, &token_id, &site.id, &secret, expires_at)?;
-            let event = NewEvent::new("site.join_token_made", now).site(&site.id);
-            events::append(db, &event.text(&token_id))?;
-            let after = Some(json!({ "token": token_id, "expires_at": expires_at }));
-            audit::done(
-                db,
-                &by,
-                now,
-                Change::new("site.token", format!("site/{}", site.id), None, after),
-            )
-        })
-        .await?;
-    Ok((token, expires_at))
-}
-
 /// Notes that a site was heard, or that its connection ended.
 ///
 /// # Errors
@@ -280,139 +231,4 @@ pub fn heard(db: &mut Database, site: &SiteId, online: bool, now: DateTime<Utc>)
         events::append(db, &NewEvent::new(kind, now).site(site).entered(&state)?)?;
     }
     Ok(())
-}
-
-fn token_place(id: &str) -> String {
-    format!("join-token/{id}")
-}
-
-/// Checks the token of a join request; gives back its site.
-async fn check_proof(app: &App, proven: &ProvenJoinRequest, now: DateTime<Utc>) -> Result<String, ApiError> {
-    let request = &proven.request;
-    let token_id = request.token.clone();
-    let row = app
-        .store
-        .transaction(move |db| sites::token(db, &token_id))
-        .await?;
-    let row = row.ok_or_else(|| refused("token_unknown", "this join token is not known here"))?;
-    let token = JoinToken {
-        site: request.site.clone(),
-        url: app.config.public_url.clone(),
-        id: request.token.clone(),
-        secret: app
-            .vault
-            .decrypt(&token_place(&request.token), &row.secret)?
-            .reveal()
-            .to_owned(),
-        verifying_key: app.signer.verifying_key(),
-    };
-    let expected = slipway_protocol::ids::Digest::of(token.proof(request).as_bytes());
-    if row.site != request.site.as_str()
-        || expected != slipway_protocol::ids::Digest::of(proven.proof.as_bytes())
-    {
-        return Err(refused("token_proof", "the proof does not fit this join token"));
-    }
-    if row.used {
-        return Err(refused(
-            "token_used",
-            "this join token was used already; make a new one",
-        ));
-    }
-    if row.expires_at <= now {
-        return Err(refused(
-            "token_expired",
-            "this join token has expired; make a new one",
-        ));
-    }
-    Ok(row.site)
-}
-
-/// Lets an edge join: checks its proof, signs its certificates, and answers with what it needs, signed.
-///
-/// # Errors
-/// When the token is not known, used or expired, or the proof or a certificate request is wrong.
-pub async fn join(app: &App, proven: ProvenJoinRequest, address: String) -> Result<Vec<u8>, ApiError> {
-    let now = (app.now)();
-    let site_id = check_proof(app, &proven, now).await?;
-    let request = proven.request;
-    let site = known(app, site_id).await?;
-    let name = site.id.as_str();
-    let subnets = site.settings.subnets.clone();
-    let on_site =
-        move |address: IpAddr| matches!(address, IpAddr::V4(v4) if subnets.iter().any(|s| s.server == v4));
-    let certificate = app.authority.sign(&request.csr, name, |_| false)?;
-    let agent_certificate = app.authority.sign(&request.agent_csr, name, on_site)?;
-    let chunk_key = Secret::new(hex::encode(vault::random::<32>()?));
-    let sealed = seal::seal(request.sealing_key, &chunk_key_context(&site.id), &chunk_key)
-        .map_err(|e| ApiError::Internal(e.into()))?;
-    let kept = app.vault.encrypt(&chunk_key_place(name), &chunk_key)?;
-    let (token_id, id) = (request.token.clone(), site.id.clone());
-    app.store
-        .transaction(move |db| {
-            if !sites::use_token(db, &token_id, now)? {
-                return Err(refused(
-                    "token_used",
-                    "this join token was used already; make a new one",
-                ));
-            }
-            sites::set_keys(db, &id, request.report_key, request.sealing_key, &kept)?;
-            let event = NewEvent::new("site.edge_joined", now).site(&id);
-            events::append(db, &event.text(request.report_key.id().to_string()))?;
-            let by = Actor {
-                name: format!("edge of {id}"),
-                via: Via::Token,
-                address,
-            };
-            let after = Some(json!({ "token": token_id, "report_key": request.report_key.id().to_string() }));
-            Ok(audit::done(
-                db,
-                &by,
-                now,
-                Change::new("site.join", format!("site/{id}"), None, after),
-            )?)
-        })
-        .await?;
-    let answer = JoinAnswer {
-        certificate,
-        agent_certificate,
-        ca: app.authority.certificate.clone(),
-        broker_host: app.config.mqtt_public.host.clone(),
-        broker_port: app.config.mqtt_public.port,
-        chunk_key: sealed,
-        config: config_of(app, &site.settings),
-    };
-    let stamp = Stamp {
-        revision: site.revision,
-        issued_at: now,
-        expires_at: now + TimeDelta::minutes(10),
-    };
-    app.work.notify_one();
-    Ok(app.signer.seal(&Topic::Config(site.id), stamp, &answer))
-}
-
-fn refused(code: &'static str, detail: &str) -> ApiError {
-    ApiError::Bad(code, detail.to_owned())
-}
-
-/// The place a site's chunk key is encrypted for.
-#[must_use]
-pub fn chunk_key_place(site: &str) -> String {
-    format!("site/{site}/chunk-key")
-}
-
-/// The key by which an edge proves itself when it fetches chunks, if it has joined.
-///
-/// # Errors
-/// When there is no such site or the store fails.
-pub async fn chunk_key(app: &App, site: &str) -> Result<Option<Secret>, ApiError> {
-    let id = site.to_owned();
-    let row: Option<Site> = app
-        .store
-        .transaction(move |db| sites::get(db, &id))
-        .await
-        .map_err(|e: StoreError| ApiError::from(e))?;
-    let Some(kept) = row.and_then(|site| site.chunk_key) else {
-        return Ok(None);
-    };
-    Ok(Some(app.vault.decrypt(&chunk_key_place(site), &kept)?))
 }

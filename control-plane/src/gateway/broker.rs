@@ -1,13 +1,13 @@
 //! The gateway's broker: the embedded one behind its guard, or one that is run elsewhere.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
     broker,
-    guard::{Admission, Applicant, Guard},
+    guard::{Admission, Admitted, Applicant, Guard},
     tls,
 };
 use slipway_protocol::{ids::SiteId, seal::Secret, topic};
@@ -15,27 +15,33 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{app::App, metrics};
+use crate::{
+    app::App,
+    metrics,
+    store::{StoreError, edge_certificates},
+};
 
 /// Edges at once.
 const MAX_EDGES: usize = 10_000;
 
-/// Edges by their certificate: its common name is the site, and so is the client id.
-struct Edges;
+/// Edges by their certificate: its common name is the site, and so is the client id, and it was not taken back.
+struct Edges(Arc<App>);
 
 impl Admission for Edges {
-    fn admit(&self, applicant: &Applicant) -> Result<Acl, String> {
-        let name = applicant.common_name.as_ref().ok_or("no client certificate")?;
-        let site = SiteId::new(name.as_str()).map_err(|e| e.to_string())?;
+    fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
+        let certificate = applicant.certificate.as_ref().ok_or("no client certificate")?;
+        let site = SiteId::new(certificate.common_name.as_str()).map_err(|e| e.to_string())?;
         if applicant.client_id != site.as_str() {
             return Err(format!(
                 "the client id is not `{site}`, the name in the certificate"
             ));
         }
-        Ok(Acl {
+        let leave = self.0.edges.check(&site, &certificate.serial)?;
+        let acl = Acl {
             publish: vec![format!("{}#", topic::site_events_prefix(&site))],
             subscribe: vec![topic::site_commands(&site)],
-        })
+        };
+        Ok(Admitted { acl, leave })
     }
 
     fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
@@ -90,6 +96,14 @@ async fn open_door(
     backend: &broker::Backend,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let good = app.store.read(|db| edge_certificates::good(db, None)).await;
+    let mut sites: BTreeMap<SiteId, Vec<String>> = BTreeMap::new();
+    for (site, serial) in good.map_err(|e: StoreError| e)? {
+        sites.entry(site).or_default().push(serial);
+    }
+    for (site, serials) in sites {
+        app.edges.set(&site, serials);
+    }
     let address = app.config.mqtt;
     let listener = TcpListener::bind(address)
         .await
@@ -104,7 +118,7 @@ async fn open_door(
     let guard = Guard {
         listener,
         tls: Some(tls::server_config(&identity, Some(&app.authority.certificate))?),
-        admission: Arc::new(Edges),
+        admission: Arc::new(Edges(Arc::clone(app))),
         backend: backend.clone(),
         max_connections: MAX_EDGES,
     };

@@ -1,6 +1,7 @@
 //! The gateway: documents down, reports up, over MQTT. It sends what the store holds and stores what sites say, each
 //! verified; it decides nothing about jobs. All of it may be lost and repeated.
 
+mod admitted;
 mod broker;
 mod intake;
 mod wanted;
@@ -34,6 +35,7 @@ use crate::{
     store::{StoreError, orders, reports, sites},
 };
 
+pub use admitted::Admitted;
 pub use broker::connect;
 
 /// The most messages that are looked at together: enough that a hundred sites' reports share a transaction, few enough

@@ -80,9 +80,11 @@ impl Library {
     }
 }
 
-/// The revision of a site's configuration and the heads of its orders.
+/// The revision of a site's configuration and the heads of its orders. A site without an edge that joined is sent nothing:
+/// whoever listens there has lost its trust.
 fn heads(db: &mut Database, site: &SiteId) -> StoreResult<Option<(u64, Vec<Head>)>> {
-    let Some(row) = sites::get(db, site.as_str())? else {
+    let row = sites::get(db, site.as_str())?.filter(|row| row.report_key.is_some());
+    let Some(row) = row else {
         return Ok(None);
     };
     Ok(Some((row.revision, orders::heads(db, site)?)))

@@ -315,6 +315,20 @@ pub fn finish(
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
 }
 
+/// The jobs that run at a site.
+///
+/// # Errors
+/// When the database fails.
+pub fn running_at(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<Job>> {
+    use jobs::dsl;
+    let rows = dsl::jobs
+        .filter(dsl::site.eq(site.as_str()))
+        .filter(dsl::state.eq(to_word(&JobState::Running)?))
+        .order(dsl::id)
+        .load::<Row>(connection)?;
+    rows.into_iter().map(job).collect()
+}
+
 /// Up to 100 live jobs whose deadline is over, by deadline and id, after one of those.
 ///
 /// # Errors

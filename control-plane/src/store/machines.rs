@@ -318,6 +318,20 @@ pub fn set_inventory(connection: &mut Database, id: MachineId, inventory: &Inven
     Ok(())
 }
 
+/// The machines of a site.
+///
+/// # Errors
+/// When the database fails.
+pub fn ids_at(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<MachineId>> {
+    use machines::dsl;
+    let ids: Vec<String> = dsl::machines
+        .filter(dsl::site.eq(site.as_str()))
+        .order(dsl::id)
+        .select(dsl::id)
+        .load(connection)?;
+    ids.iter().map(|id| parse(id)).collect()
+}
+
 /// The addresses taken at a site.
 ///
 /// # Errors

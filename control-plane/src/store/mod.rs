@@ -7,6 +7,7 @@ pub mod audit;
 mod connection;
 pub mod credentials;
 pub mod discovered;
+pub mod edge_certificates;
 pub mod events;
 pub mod free;
 pub mod holds;

@@ -15,6 +15,17 @@ diesel::table! {
         online -> Bool,
         last_seen -> Nullable<BigInt>,
         created_at -> BigInt,
+        certificate_until -> Nullable<BigInt>,
+        revoked_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    edge_certificates (serial) {
+        serial -> Text,
+        site -> Text,
+        issued_at -> BigInt,
+        not_after -> BigInt,
+        revoked_at -> Nullable<BigInt>,
     }
 }
 diesel::table! {

@@ -82,6 +82,10 @@ pub struct Site {
     pub last_seen: Option<DateTime<Utc>>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// Until when its edge's certificate is good.
+    pub certificate_until: Option<DateTime<Utc>>,
+    /// When its last edge was revoked, if none has joined since.
+    pub revoked_at: Option<DateTime<Utc>>,
 }
 
 type Row = (
@@ -94,10 +98,24 @@ type Row = (
     bool,
     Option<i64>,
     i64,
+    Option<i64>,
+    Option<i64>,
 );
 
 fn site(row: Row) -> StoreResult<Site> {
-    let (id, revision, config, report_key, sealing_key, chunk_key, online, last_seen, created_at) = row;
+    let (
+        id,
+        revision,
+        config,
+        report_key,
+        sealing_key,
+        chunk_key,
+        online,
+        last_seen,
+        created_at,
+        until,
+        revoked,
+    ) = row;
     Ok(Site {
         id: parse(&id)?,
         revision: revision.cast_unsigned(),
@@ -108,6 +126,8 @@ fn site(row: Row) -> StoreResult<Site> {
         online,
         last_seen: last_seen.map(time),
         created_at: time(created_at),
+        certificate_until: until.map(time),
+        revoked_at: revoked.map(time),
     })
 }
 
@@ -207,6 +227,7 @@ pub fn set_keys(
         dsl::report_key.eq(Some(report_key.to_string())),
         dsl::sealing_key.eq(Some(sealing_key.to_string())),
         dsl::chunk_key.eq(Some(chunk_key)),
+        dsl::revoked_at.eq(None::<i64>),
     );
     diesel::update(dsl::sites.find(id.as_str()))
         .set(change)
@@ -310,6 +331,41 @@ pub fn use_token(connection: &mut Database, id: &str, now: DateTime<Utc>) -> Sto
         .set(dsl::used_at.eq(Some(micros(now))))
         .execute(connection)?
         == 1)
+}
+
+/// Forgets what an edge told at joining: it was revoked.
+///
+/// # Errors
+/// When the database fails.
+pub fn clear_keys(connection: &mut Database, id: &SiteId, now: DateTime<Utc>) -> StoreResult<()> {
+    use sites::dsl;
+    let change = (
+        dsl::report_key.eq(None::<String>),
+        dsl::sealing_key.eq(None::<String>),
+        dsl::chunk_key.eq(None::<String>),
+        dsl::certificate_until.eq(None::<i64>),
+        dsl::online.eq(false),
+        dsl::revoked_at.eq(Some(micros(now))),
+    );
+    diesel::update(dsl::sites.find(id.as_str()))
+        .set(change)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Uses up the join tokens of a site that nobody has used.
+///
+/// # Errors
+/// When the database fails.
+pub fn use_tokens_of(connection: &mut Database, id: &SiteId, now: DateTime<Utc>) -> StoreResult<()> {
+    use join_tokens::dsl;
+    let unused = dsl::join_tokens
+        .filter(dsl::site.eq(id.as_str()))
+        .filter(dsl::used_at.is_null());
+    diesel::update(unused)
+        .set(dsl::used_at.eq(Some(micros(now))))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Holds a site's row until the transaction ends: of those who give its addresses out, or change its networks, one goes

@@ -3,6 +3,8 @@
 
 use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
+use chrono::{DateTime, Utc};
+
 use crate::pki::{Authority, PkiError};
 
 /// The name in the certificates of control planes; no site may have it.
@@ -28,7 +30,9 @@ pub enum MosquittoError {
     Certificate(#[from] PkiError),
 }
 
-/// Writes `mosquitto.conf`, the two lists of rights, and the broker's certificate and key, which is valid for `hosts`.
+/// Writes `mosquitto.conf`, the two lists of rights, the list of certificates that were taken back (`revoked`: serial
+/// numbers and when), and the broker's certificate and key, which is valid for `hosts`. Written again and reloaded by
+/// SIGHUP, Mosquitto keeps to the new list.
 ///
 /// # Errors
 /// When a file cannot be written or the certificate cannot be made.
@@ -37,13 +41,16 @@ pub fn write(
     authority: &Authority,
     doors: &Doors,
     hosts: &[String],
+    (revoked, now): (&[(String, DateTime<Utc>)], DateTime<Utc>),
 ) -> Result<(), MosquittoError> {
+    let revocations = authority.revocations(revoked, now)?;
     let identity = authority.identity("slipway broker", hosts)?;
     let path = |name: &str| folder.join(name).display().to_string();
     let failed = |path: String| move |e| MosquittoError::Write(path, e);
     fs::create_dir_all(folder).map_err(failed(folder.display().to_string()))?;
     for (name, text, mode) in [
         ("ca.pem", authority.certificate.as_str(), 0o644),
+        ("revoked.pem", &revocations, 0o644),
         ("broker.pem", &identity.certificate, 0o644),
         ("broker.key", &identity.key, 0o600),
         ("sites.acl", SITES, 0o600),
@@ -80,9 +87,10 @@ topic write slipway/v1/+/cmd/#
 fn configuration(folder: &Path, doors: &Doors) -> String {
     let file = |name: &str| folder.join(name).display().to_string();
     let tls = format!(
-        "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\nuse_identity_as_username true\n\
+        "cafile {}\ncrlfile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\nuse_identity_as_username true\n\
          tls_version tlsv1.2\nallow_anonymous false\n",
         file("ca.pem"),
+        file("revoked.pem"),
         file("broker.pem"),
         file("broker.key"),
     );
@@ -111,7 +119,14 @@ mod tests {
             sites: ("0.0.0.0".into(), 8883),
             replicas: ("127.0.0.1".into(), 8884),
         };
-        write(dir.path(), &authority, &doors, &["broker.example".into()]).unwrap();
+        write(
+            dir.path(),
+            &authority,
+            &doors,
+            &["broker.example".into()],
+            (&[], Utc::now()),
+        )
+        .unwrap();
         let mode = fs::metadata(dir.path().join("broker.key"))
             .unwrap()
             .permissions()

@@ -171,6 +171,7 @@ fn join_request(token: &JoinToken) -> (ProvenJoinRequest, OpeningKey) {
         agent_csr: csr(),
         report_key: Signer::generate().unwrap().0.verifying_key(),
         sealing_key: opening.sealing_key(),
+        trusts: None,
     };
     (
         ProvenJoinRequest {

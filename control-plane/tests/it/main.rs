@@ -9,6 +9,7 @@ mod alerts;
 mod api;
 mod batches;
 mod common;
+mod edges;
 mod events;
 mod faults;
 mod fuzz;

@@ -152,7 +152,6 @@ impl Actor {
             .map(|held| (held.report.machine, held))
             .collect();
         let ring = self.context.key_ring();
-        let now = (self.context.now)();
         for document in self
             .context
             .store
@@ -164,7 +163,7 @@ impl Actor {
                 continue;
             };
             let topic = Topic::Order(self.context.site.clone(), machine);
-            match ring.open::<Order>(&topic, &document.payload, Expect { now, held: None }) {
+            match ring.open::<Order>(&topic, &document.payload, Expect::kept()) {
                 Ok(order) => {
                     let earlier = reports.remove(&machine);
                     self.insert(Machine::new(
