@@ -119,6 +119,7 @@ fn failed(at: DateTime<Utc>) -> Report {
         inventory: None,
         agent: None,
         events: vec![],
+        hardware_faults: vec![],
     }
 }
 
