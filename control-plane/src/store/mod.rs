@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod discovered;
 pub mod events;
 pub mod free;
+pub mod hardware_faults;
 pub mod holds;
 pub mod idempotency;
 pub mod images;

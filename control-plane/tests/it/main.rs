@@ -12,6 +12,7 @@ mod common;
 mod events;
 mod faults;
 mod fuzz;
+mod hardware_faults;
 mod images;
 mod import;
 mod inventory;
