@@ -15,7 +15,7 @@ use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
     broker::{self, Backend},
-    guard::{Admission, Applicant, Guard},
+    guard::{Admission, Admitted, Applicant, Guard},
     tls::{self, Identity},
 };
 use slipway_protocol::{
@@ -38,7 +38,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct Door(Secret);
 
 impl Admission for Door {
-    fn admit(&self, applicant: &Applicant) -> Result<Acl, String> {
+    fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
         let login = applicant.login.as_ref();
         if login != Some(&(MACHINE.to_string(), self.0.clone()))
             || applicant.client_id != format!("agent-{MACHINE}")
@@ -48,7 +48,8 @@ impl Admission for Door {
         Ok(Acl {
             publish: vec![format!("{}#", topic::agent_events_prefix(&site(), MACHINE))],
             subscribe: vec![topic::agent_commands(&site(), MACHINE)],
-        })
+        }
+        .into())
     }
 }
 

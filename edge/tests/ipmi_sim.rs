@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use slipway_edge::bmc::event_log::{Bounds, News};
 use slipway_edge::bmc::ipmi::{Credentials, IpmiBmc, Timing};
 use slipway_edge::bmc::{Bmc, BmcError, BootDevice, Firmware, PowerAction, PowerState};
 
@@ -54,8 +55,8 @@ impl Simulator {
             path("chassis").display()
         );
         std::fs::write(path("lan.conf"), lan).expect("write");
-        let emulator =
-            "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02\nmc_enable 0x20\n";
+        let emulator = "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02\nsel_enable 0x20 1000 0x0a\n\
+             sel_add 0x20 0x02 0 0 0 0 0x20 0 4 0x0c 0x10 0x6f 0x31 0xff 0x05\nmc_enable 0x20\n";
         std::fs::write(path("sim.emu"), emulator).expect("write");
         std::fs::create_dir(path("state")).expect("mkdir");
         let process = Command::new("ipmi_sim")
@@ -142,4 +143,28 @@ async fn sessions_are_closed_so_that_slots_do_not_run_out() {
             bmc // dropped without close
         });
     }
+}
+
+#[tokio::test]
+async fn its_event_log_is_read_and_what_is_new_in_it() {
+    let simulator = Simulator::start();
+    let bmc = simulator.bmc("secret12");
+    let log = bmc.event_log(None, Bounds::default()).await.expect("read");
+    let log = log.expect("it keeps a log");
+    let [entry] = log.entries.as_slice() else {
+        panic!("{log:?}");
+    };
+    let News::Fault { kind, text, .. } = &entry.news else {
+        panic!("{entry:?}");
+    };
+    assert_eq!(*kind, "memory");
+    assert_eq!(text, "memory: uncorrectable ECC error (sensor 0x10, module 5)");
+    assert!(log.clock.is_some() && log.complete, "{log:?}");
+    let again = bmc
+        .event_log(Some(&log.mark), Bounds::default())
+        .await
+        .expect("read");
+    let again = again.expect("it keeps a log");
+    assert_eq!((again.entries, again.mark), (vec![], log.mark));
+    bmc.close().await;
 }

@@ -15,6 +15,9 @@ use crate::{
 /// How many timeline events a report keeps; the oldest of repeated ones go first.
 pub const MAX_EVENTS: usize = 200;
 
+/// How many hardware faults a report keeps; the oldest go first.
+pub const MAX_HARDWARE_FAULTS: usize = 16;
+
 /// Where a machine stands with its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -43,6 +46,44 @@ pub struct Report {
     /// What was seen of the machine from outside and inside, oldest first.
     #[serde(default)]
     pub events: Vec<TimelineEvent>,
+    /// The last faults that the machine's BMC has logged, oldest first, at most [`MAX_HARDWARE_FAULTS`]. They are the
+    /// machine's and not the job's: the next job's report has them too, so that none is lost with a report. Who tells of
+    /// them knows by machine and [`HardwareFault::raw`] what was told already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hardware_faults: Vec<HardwareFault>,
+}
+
+/// A fault from the log that a machine's BMC keeps by itself (IPMI: the System Event Log).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardwareFault {
+    /// The number of the log's record. Numbers begin anew in a log that was cleared or is full.
+    pub record: u16,
+    /// When it happened by the BMC's own clock, in seconds since 1970. That clock is often wrong: below 0x20000000 it
+    /// counts from the BMC's own start, and 0xffffffff means that the BMC does not know.
+    pub bmc_time: u32,
+    /// When the edge read it, by the edge's clock.
+    pub seen_at: DateTime<Utc>,
+    /// What is faulty, a stable word: `memory`, `power_supply`, `drive`, `temperature`, `processor`, `fan`, ...
+    pub kind: String,
+    /// How bad it is.
+    pub severity: FaultSeverity,
+    /// One line for people.
+    pub text: String,
+    /// The record as it stands in the log, in hex.
+    pub raw: String,
+}
+
+/// How bad a hardware fault is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultSeverity {
+    /// It still works, and may not for long.
+    Warning,
+    /// A part has failed, or works outside of what it is made for.
+    Critical,
+    /// A word of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How a job stands.

@@ -14,8 +14,8 @@ use slipway_protocol::{
     keys::{Expect, KeyRing, Signer, Stamp},
     order::{Action, BmcAccess, BmcDriver, BootDevice, GuestConfig, Hardware, Order, Step},
     report::{
-        EventSource, Failure, Outcome, Progress, Release, ReleasedStep, Report, StepReport, StepState,
-        TimelineEvent,
+        EventSource, Failure, FaultSeverity, HardwareFault, Outcome, Progress, Release, ReleasedStep, Report,
+        StepReport, StepState, TimelineEvent,
     },
     seal::Sealed,
     site::{SiteConfig, SubnetConfig},
@@ -203,8 +203,40 @@ fn report() {
             code: "offer".into(),
             text: "x".into(),
         }],
+        hardware_faults: vec![],
     };
     frozen("report.json", &Topic::Report(site(), machine()), &report);
+}
+
+#[test]
+fn report_with_hardware_faults() {
+    let fault = |record, severity| HardwareFault {
+        record,
+        bmc_time: 1_795_000_000,
+        seen_at: at(2),
+        kind: "power_supply".into(),
+        severity,
+        text: "power supply: failure detected (sensor 0x52)".into(),
+        raw: format!("{record:02x}0002c086fd6a20000408526f01ffff"),
+    };
+    let report = Report {
+        machine: machine(),
+        job: JobId(Uuid::from_u128(2)),
+        order_revision: 7,
+        retry: 0,
+        outcome: Outcome::Done { at: at(3) },
+        steps: vec![],
+        disk: None,
+        inventory: None,
+        agent: None,
+        events: vec![],
+        hardware_faults: vec![
+            fault(1, FaultSeverity::Critical),
+            fault(2, FaultSeverity::Warning),
+        ],
+    };
+    let topic = Topic::Report(site(), machine());
+    frozen("report_hardware_faults.json", &topic, &report);
 }
 
 #[test]

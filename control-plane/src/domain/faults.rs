@@ -1,20 +1,80 @@
-//! Faults of machines, as jobs show them: told as events, and kept out of use when the ladder of retries is used up. The
-//! last rung is for one machine: where many fail at once, the site is to blame and not its machines.
+//! Faults of machines, as jobs show them and as BMCs log them: told as events; and machines kept out of use when the ladder
+//! of retries is used up. The last rung is for one machine: where many fail at once, the site is to blame and not its
+//! machines.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
-use slipway_protocol::{ids::StepId, report::Failure};
+use slipway_protocol::{
+    ids::{SiteId, StepId},
+    report::{Failure, HardwareFault, MAX_HARDWARE_FAULTS, Report},
+};
 
 use crate::{
     domain::machines,
     store::{
         Database, StoreResult,
         events::{self, NewEvent},
+        hardware_faults,
         jobs::{self, Job},
         sites,
     },
     workflow::state::{JobKind, JobState},
 };
+
+/// A machine's BMC has logged a fault.
+pub const LOGGED: &str = "fault.sel";
+
+/// Longest line of an edge that is taken over.
+const MAX_TEXT: usize = 300;
+
+/// Tells what a report says of its machine's hardware by the word of its BMC, each entry once. Reports are repeated, and
+/// carry what was told before. The caller has stored the report in the same transaction.
+///
+/// # Errors
+/// When the store fails.
+pub fn logged(
+    db: &mut Database,
+    (site, job): (&SiteId, Option<&Job>),
+    report: &Report,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
+    for fault in report.hardware_faults.iter().take(MAX_HARDWARE_FAULTS) {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let readable = !fault.raw.is_empty() && fault.raw.len() <= MAX_TEXT && fault.raw.bytes().all(hex);
+        if !readable || !hardware_faults::tell(db, report.machine, &fault.raw, now)? {
+            continue;
+        }
+        let event = NewEvent::new(LOGGED, fault.seen_at)
+            .site(site)
+            .machine(report.machine)
+            .job(report.job);
+        let data = json!({ "kind": line(&fault.kind), "severity": fault.severity, "record": fault.record,
+            "bmc_time": fault.bmc_time, "raw": fault.raw });
+        let event = event.text(told(fault)).data(data);
+        events::append(db, &job.into_iter().fold(event, NewEvent::on))?;
+    }
+    Ok(())
+}
+
+/// What a person reads. The BMC's clock is often wrong, and says so by small numbers if it was never set.
+fn told(fault: &HardwareFault) -> String {
+    let text = line(&fault.text);
+    let time = DateTime::from_timestamp(fault.bmc_time.into(), 0);
+    match time.filter(|_| (CLOCK_WAS_SET..u32::MAX).contains(&fault.bmc_time)) {
+        Some(time) => format!(
+            "{text}; logged at {} by the BMC's clock",
+            time.to_rfc3339_opts(SecondsFormat::Secs, true)
+        ),
+        None => format!("{text}; the BMC does not know when"),
+    }
+}
+
+/// Below it a BMC's time counts from the BMC's start.
+const CLOCK_WAS_SET: u32 = 0x2000_0000;
+
+fn line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+}
 
 /// What of a machine a failure speaks against, as the kind of an event; none if it is somebody else's.
 #[must_use]
@@ -52,6 +112,10 @@ pub fn judge(
     let Some(machine) = job.machine else { return Ok(()) };
     let installs = [JobKind::Install, JobKind::Reinstall].contains(&job.kind);
     if end == JobState::Done && installs && events::has_fault(db, machine)? {
+        // An install needs one power supply of two: what the BMC has logged is for a person to look after.
+        if events::since_cleared(db, machine, LOGGED)? {
+            return Ok(());
+        }
         let text = "an install went well";
         return events::append(
             db,

@@ -123,6 +123,7 @@ pub fn take_report(
         let event = job.iter().fold(event, NewEvent::on);
         events::append(db, &event)?;
     }
+    faults::logged(db, (site, job.as_ref()), report, now)?;
     if let Some(inventory) = &report.inventory {
         super::machines::found(db, (report.machine, report.job), inventory, now)?;
     }

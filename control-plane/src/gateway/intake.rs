@@ -180,6 +180,7 @@ mod tests {
             inventory: None,
             agent: None,
             events: Vec::new(),
+            hardware_faults: Vec::new(),
         };
         Opened {
             site: SiteId::new("bj-1").unwrap(),

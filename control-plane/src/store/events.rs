@@ -317,3 +317,19 @@ pub fn has_fault(connection: &mut Database, machine: MachineId) -> StoreResult<b
         .optional()?;
     Ok(last.is_some_and(|kind| kind != FAULT_CLEARED))
 }
+
+/// Whether a machine has an event of a kind since its last `fault.cleared`.
+///
+/// # Errors
+/// When the database fails.
+pub fn since_cleared(connection: &mut Database, machine: MachineId, kind: &str) -> StoreResult<bool> {
+    use events::dsl;
+    let last: Option<String> = dsl::events
+        .filter(dsl::machine.eq(machine.to_string()))
+        .filter(dsl::kind.eq(kind).or(dsl::kind.eq("fault.cleared")))
+        .order(dsl::id.desc())
+        .select(dsl::kind)
+        .first(connection)
+        .optional()?;
+    Ok(last.is_some_and(|last| last == kind))
+}

@@ -367,6 +367,7 @@ pub fn addresses_by_name(connection: &mut Database, site: &SiteId) -> StoreResul
 /// When the database fails.
 pub fn delete(connection: &mut Database, id: MachineId) -> StoreResult<bool> {
     diesel::delete(macs::table.filter(macs::machine.eq(id.to_string()))).execute(connection)?;
+    super::hardware_faults::forget(connection, id)?;
     Ok(diesel::delete(machines::table.find(id.to_string())).execute(connection)? == 1)
 }
 

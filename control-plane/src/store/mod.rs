@@ -10,6 +10,7 @@ pub mod discovered;
 pub mod edge_certificates;
 pub mod events;
 pub mod free;
+pub mod hardware_faults;
 pub mod holds;
 pub mod idempotency;
 pub mod images;

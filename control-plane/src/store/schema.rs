@@ -119,6 +119,7 @@ diesel::table! {
 }
 diesel::table! { orders (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }
 diesel::table! { reports (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }
+diesel::table! { hardware_faults (machine, raw) { machine -> Text, raw -> Text, told_at -> BigInt, } }
 diesel::table! { job_reports (job) { job -> Text, revision -> BigInt, body -> Text, } }
 diesel::table! { discovered (mac) { mac -> Text, site -> Text, seen -> Text, seen_at -> BigInt, } }
 diesel::table! {

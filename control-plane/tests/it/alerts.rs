@@ -24,18 +24,18 @@ use slipway_protocol::{
 };
 use uuid::Uuid;
 
-fn at(seconds: i64) -> DateTime<Utc> {
+pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
 }
 
-fn site() -> SiteId {
+pub(crate) fn site() -> SiteId {
     SiteId::new("bj-1").unwrap()
 }
 
-const MACHINE: MachineId = MachineId(Uuid::from_u128(1));
+pub(crate) const MACHINE: MachineId = MachineId(Uuid::from_u128(1));
 const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(2));
 
-fn job(n: u8, created_at: DateTime<Utc>) -> Job {
+pub(crate) fn job(n: u8, created_at: DateTime<Utc>) -> Job {
     Job {
         id: JobId(Uuid::from_u128(100 + u128::from(n))),
         instance: INSTANCE,
@@ -119,11 +119,12 @@ fn failed(at: DateTime<Utc>) -> Report {
         inventory: None,
         agent: None,
         events: vec![],
+        hardware_faults: vec![],
     }
 }
 
 /// A site that was heard at 0, with a machine, an instance and its job, all begun at 0.
-async fn begin(store: &Store) {
+pub(crate) async fn begin(store: &Store) {
     let begun = store.transaction(|db| {
         let settings = SiteSettings {
             description: String::new(),
@@ -143,7 +144,7 @@ async fn begin(store: &Store) {
     begun.await.unwrap();
 }
 
-async fn with_rule(store: &Store, condition: Condition) {
+pub(crate) async fn with_rule(store: &Store, condition: Condition) {
     let rule = Rule {
         id: "r".into(),
         name: "rule".into(),
@@ -160,7 +161,7 @@ async fn with_rule(store: &Store, condition: Condition) {
 }
 
 /// Looks at the rules at a time, twice: the second look must change nothing. Gives back what is open.
-async fn look(store: &Store, now: i64) -> Vec<Alert> {
+pub(crate) async fn look(store: &Store, now: i64) -> Vec<Alert> {
     let look = || {
         store.transaction(move |db| {
             assert!(domain::alerts::evaluate(db, "me", at(now))?);

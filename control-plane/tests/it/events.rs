@@ -179,6 +179,7 @@ fn report(steps: Vec<StepReport>, events: Vec<TimelineEvent>) -> Report {
         inventory: None,
         agent: None,
         events,
+        hardware_faults: Vec::new(),
     }
 }
 

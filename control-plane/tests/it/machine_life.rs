@@ -215,6 +215,7 @@ fn done(machine: MachineId, job: JobId, at: DateTime<Utc>) -> Report {
         inventory: None,
         agent: None,
         events: vec![],
+        hardware_faults: vec![],
     }
 }
 

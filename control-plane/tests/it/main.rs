@@ -13,6 +13,7 @@ mod edges;
 mod events;
 mod faults;
 mod fuzz;
+mod hardware_faults;
 mod images;
 mod import;
 mod inventory;

@@ -198,6 +198,7 @@ async fn orders_only_go_up_and_reports_never_back() {
             inventory: None,
             agent: None,
             events: vec![],
+            hardware_faults: vec![],
         };
         let take = |revision, outcome| {
             let report = report(outcome);
@@ -311,6 +312,7 @@ async fn a_final_report_ends_the_job_once() {
             inventory: None,
             agent: None,
             events: vec![],
+            hardware_faults: vec![],
         };
         for (revision, news) in [(5, true), (5, false), (4, false)] {
             let report = report.clone();

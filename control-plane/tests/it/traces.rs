@@ -193,6 +193,7 @@ async fn one_trace(database: Option<String>) {
         inventory: None,
         agent: None,
         events: vec![],
+        hardware_faults: vec![],
     };
     for (revision, report) in [
         (1, report(&first, Outcome::Running)),

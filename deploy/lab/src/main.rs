@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use slipway_edge::bmc::{BootDevice, PowerAction};
-use slipway_lab::commands::bmc_serve::{FaultOrder, bmc_serve};
+use slipway_lab::commands::bmc_serve::{FaultOrder, SelEvent, bmc_serve};
 use slipway_lab::commands::console::{Follow, console};
 use slipway_lab::commands::down::{Disks, down};
 use slipway_lab::commands::exec::{Place, exec};
@@ -103,7 +103,7 @@ enum Sub {
         /// Number of the disk, from 1.
         disk: usize,
     },
-    /// Make a machine's BMC misbehave.
+    /// Make a machine's BMC misbehave, or log that something is wrong with its machine.
     Fault {
         /// The machine.
         machine: String,
@@ -113,6 +113,13 @@ enum Sub {
         /// Answer so many commands with "busy".
         #[arg(long)]
         busy: Option<u32>,
+        /// Log an event: sensor type, sensor, event type, data 1 to 3 in hex, e.g. 08526f03ffff (a power supply's input is
+        /// lost), 0c106f31ff05 (uncorrectable ECC error), 04410152ffff (a fan stands still); event type + 80 is its end.
+        #[arg(long)]
+        event: Option<SelEvent>,
+        /// Empty the event log first.
+        #[arg(long)]
+        clear_log: bool,
     },
     /// Serve all BMCs (started by `up`).
     #[command(hide = true)]
@@ -223,7 +230,22 @@ fn run(id: &LabId, command: Sub) -> anyhow::Result<()> {
             expose(id, &listener, place, target)?;
         }
         Sub::DiskHash { machine, disk } => println!("{}", disk_hash(id, &machine, disk)?),
-        Sub::Fault { machine, drop, busy } => fault(id, &FaultOrder { machine, drop, busy })?,
+        Sub::Fault {
+            machine,
+            drop,
+            busy,
+            event,
+            clear_log,
+        } => {
+            let order = FaultOrder {
+                machine,
+                drop,
+                busy,
+                event,
+                clear_log,
+            };
+            fault(id, &order)?;
+        }
         Sub::BmcServe => bmc_serve(id)?,
     }
     Ok(())

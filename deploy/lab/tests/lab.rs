@@ -65,6 +65,8 @@ fn machines_are_switched_by_their_bmcs_and_nothing_is_left() {
             machine: "m1".into(),
             drop: Some(1),
             busy: Some(1),
+            event: None,
+            clear_log: false,
         },
     )
     .expect("fault");

@@ -4,12 +4,14 @@
 //! runner's work. Drivers live in their own modules ([`ipmi`]).
 
 pub mod error;
+pub mod event_log;
 pub mod ipmi;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use error::BmcError;
+use event_log::{Bounds, EventLog, Mark};
 
 /// Whether the server's main power is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +98,10 @@ pub trait Bmc: Send + Sync {
 
     /// What the BMC says about itself.
     async fn device(&self) -> Result<BmcInfo, BmcError>;
+
+    /// What the BMC's own log holds after what was `since` seen, within bounds; all of it, or the newest entries, if nothing
+    /// was, or if the log was cleared or began anew. `None`: the BMC keeps no log. Nothing in the log is changed.
+    async fn event_log(&self, since: Option<&Mark>, bounds: Bounds) -> Result<Option<EventLog>, BmcError>;
 
     /// Ends the session, if one is open; BMCs have few. Errors are of no use to the caller and are dropped.
     async fn close(&self);

@@ -12,8 +12,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use slipway_protocol::{
     ids::{Digest, JobId, MacAddr, MachineId, StepId},
     keys::Expect,
-    order::{Action, Order},
-    report::{AgentHello, AgentReport, EventSource, Failure, TimelineEvent},
+    order::{Action, Order, Role},
+    report::{AgentHello, AgentReport, EventSource, Failure, HardwareFault, TimelineEvent},
     topic::{Kind, Topic},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
+    event_log,
     machine::Machine,
     next::{self, Side, StepUpdate},
     steps,
@@ -56,6 +57,15 @@ pub enum Input {
         attempt: u32,
         /// What happened.
         update: StepUpdate,
+    },
+    /// The log of a machine's BMC was read.
+    EventLog {
+        /// The machine.
+        machine: MachineId,
+        /// The faults to tell, oldest first.
+        faults: Vec<HardwareFault>,
+        /// How much of the log is known now.
+        seen: Box<event_log::Seen>,
     },
     /// A verified hello of an agent.
     AgentHello {
@@ -249,6 +259,11 @@ impl Actor {
                 attempt,
                 update,
             } => self.take_step(machine, (job, step, attempt), update),
+            Input::EventLog {
+                machine,
+                faults,
+                seen,
+            } => self.take_event_log(machine, faults, &seen),
             Input::AgentHello { machine, hello } => {
                 let Some(m) = self.machines.get_mut(&machine) else {
                     return Ok(());
@@ -314,9 +329,42 @@ impl Actor {
         if m.order.job != job || !current.iter().any(|(s, a)| s.id == step && *a == attempt) {
             return Ok(());
         }
+        let is_driver = m.order.step(&step).is_some_and(|s| s.role == Role::Driver);
+        let reads_log = is_driver && update == StepUpdate::Done;
         let changed = next::apply(&m.order, &mut m.report, &step, update, (self.context.now)());
         m.unsaved = true;
+        if reads_log {
+            self.read_event_log(machine);
+        }
         self.settle(machine, changed)
+    }
+
+    /// Starts to read the log of a machine's BMC, unless that is under way.
+    fn read_event_log(&mut self, id: MachineId) {
+        let Some(m) = self.machines.get_mut(&id) else {
+            return;
+        };
+        if m.log_reading.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let reading = event_log::read(Arc::clone(&self.context), self.runner.clone(), m.order.clone());
+        m.log_reading = Some(tokio::spawn(reading).abort_handle());
+    }
+
+    /// Faults are the machine's: they are told whatever order it has by now, and also after its end.
+    fn take_event_log(
+        &mut self,
+        id: MachineId,
+        faults: Vec<HardwareFault>,
+        seen: &event_log::Seen,
+    ) -> Result<(), StoreError> {
+        let Some(m) = self.machines.get_mut(&id) else {
+            return Ok(());
+        };
+        if event_log::add(&mut m.report, faults) {
+            m.save(&self.context, (self.context.now)())?;
+        }
+        event_log::keep(&self.context, id, seen)
     }
 
     fn take_order(&mut self, order: Order, revision: u64, payload: Vec<u8>) -> Result<(), StoreError> {
@@ -339,6 +387,7 @@ impl Actor {
                 self.by_mac.remove(mac);
             }
             machine.agent = former.agent;
+            machine.log_reading = former.log_reading;
         }
         if let Some(reason) = broken {
             let failure = Failure {
@@ -433,6 +482,9 @@ impl Actor {
         if m.report.outcome.is_final() {
             info!(machine = %id, job = %m.order.job, outcome = ?m.report.outcome, "order ended");
             context.boots.end(id)?;
+            if !std::mem::replace(&mut m.end_is_read, true) {
+                self.read_event_log(id);
+            }
         }
         self.start_steps(id);
         Ok(())

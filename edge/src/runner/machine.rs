@@ -44,6 +44,10 @@ pub(super) struct Machine {
     pub(super) saved_at: Option<DateTime<Utc>>,
     pub(super) unsaved: bool,
     pub(super) wake_at: Option<DateTime<Utc>>,
+    /// The BMC's event log is being read.
+    pub(super) log_reading: Option<AbortHandle>,
+    /// It was read, or is being read, after the order's end.
+    pub(super) end_is_read: bool,
 }
 
 impl Machine {
@@ -55,6 +59,8 @@ impl Machine {
             }
             other => next::begin(&order, revision, other.as_ref().map(|held| &held.report)),
         };
+        // An order that had ended before this process: its end was read then, or is read with the next order.
+        let end_is_read = report.outcome.is_final();
         Self {
             order,
             revision,
@@ -67,6 +73,8 @@ impl Machine {
             saved_at: None,
             unsaved: true,
             wake_at: None,
+            log_reading: None,
+            end_is_read,
         }
     }
 

@@ -33,9 +33,12 @@ pub enum StepUpdate {
 }
 
 /// A fresh report for an order. Of an earlier revision of the same job everything is kept as it stands, its end too,
-/// unless the order says that the job is taken up again: then what had not been done begins anew.
+/// unless the order says that the job is taken up again: then what had not been done begins anew. Of another job only the
+/// machine's hardware faults are kept.
 #[must_use]
 pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
+    // What the BMC has logged is the machine's, whichever job it was read in.
+    let hardware_faults = earlier.map(|r| r.hardware_faults.clone()).unwrap_or_default();
     let earlier = earlier.filter(|report| report.job == order.job);
     let kept = |id: &StepId| {
         earlier
@@ -57,6 +60,7 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
         inventory: earlier.and_then(|r| r.inventory.clone()),
         agent: earlier.and_then(|r| r.agent),
         events: earlier.map(|r| r.events.clone()).unwrap_or_default(),
+        hardware_faults,
     };
     let Some(earlier) = earlier else { return report };
     match earlier.outcome {

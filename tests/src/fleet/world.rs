@@ -5,14 +5,14 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::json;
-use slipway_lab::bmc::{self, Users};
+use slipway_lab::bmc::{self, Faults, Users};
 use tokio::{net::UdpSocket, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +103,8 @@ pub struct Fleet {
     pub control_planes: Vec<Part>,
     /// The edges.
     pub edges: Vec<Part>,
+    /// What the machines' BMCs are told to do wrong, and their event logs, by the machines' names.
+    pub bmcs: BTreeMap<String, Arc<Faults>>,
     machines: JoinSet<std::io::Result<()>>,
     _broker: Option<Process>,
     stop: CancellationToken,
@@ -153,6 +155,7 @@ impl Fleet {
             api: Api::new(format!("http://{}", block.api()))?,
             control_planes,
             edges: edges.collect::<anyhow::Result<_>>()?,
+            bmcs: BTreeMap::new(),
             machines: JoinSet::new(),
             _broker: broker,
             stop,
@@ -237,8 +240,10 @@ impl Fleet {
             let socket = UdpSocket::bind(place.bmc()).await;
             let socket = socket.with_context(|| format!("cannot serve a BMC on {}", place.bmc()))?;
             let users = Users::administrator(BMC_USER, BMC_PASSWORD);
+            let faults = Arc::<Faults>::default();
+            self.bmcs.insert(place.name(), Arc::clone(&faults));
             self.machines
-                .spawn(bmc::serve(socket, users, std::sync::Arc::new(chassis)));
+                .spawn(bmc::serve_with_faults(socket, users, Arc::new(chassis), faults));
         }
         let api = &self.api;
         let posts = places.into_iter().map(|place| async move {

@@ -120,6 +120,9 @@ fn step(
             return Ok(Stepped::Late);
         }
         events::append(db, &told(kind).text(reason.unwrap_or_default()))?;
+        if event == MachineEvent::Return {
+            clear_faults(db, machine, &told)?;
+        }
         return Ok(Stepped::Done);
     }
     let Some(next) = machine_moves(machine.state, event) else {
@@ -131,13 +134,21 @@ fn step(
     }
     let kind = format!("machine.{}", next.word());
     events::append(db, &told(&kind).text(reason.unwrap_or_default()).entered(&next)?)?;
-    if event == MachineEvent::Return && events::has_fault(db, machine.id)? {
+    if event == MachineEvent::Return {
+        clear_faults(db, machine, &told)?;
+    }
+    Ok(Stepped::Done)
+}
+
+/// Who returns a machine to use has looked after its faults.
+fn clear_faults(db: &mut Database, machine: &Machine, told: &dyn Fn(&str) -> NewEvent) -> StoreResult<()> {
+    if events::has_fault(db, machine.id)? {
         events::append(
             db,
             &told(events::FAULT_CLEARED).text("the machine was returned to use"),
         )?;
     }
-    Ok(Stepped::Done)
+    Ok(())
 }
 
 /// Quarantines a machine on the word of a program, for a reason: at once, or when its instance gives it back. `false` if it

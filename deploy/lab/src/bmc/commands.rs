@@ -1,31 +1,33 @@
-//! The IPMI commands this BMC knows: what they need, what they answer (IPMI 2.0 sections 20, 22, 28).
+//! The IPMI commands this BMC knows: what they need, what they answer (IPMI 2.0 sections 20, 22, 28, 31).
 
 use slipway_edge::bmc::ipmi::chassis::{
     NETFN_APP, NETFN_CHASSIS, PARAMETER_ACKNOWLEDGE, PARAMETER_FLAGS, PARAMETER_PROGRESS,
 };
 use slipway_edge::bmc::ipmi::rakp::Privilege;
+use slipway_edge::bmc::ipmi::sel::NETFN_STORAGE;
 use slipway_edge::bmc::ipmi::wire::{Request, Response};
 use slipway_edge::bmc::{PowerAction, PowerState};
 
 use super::chassis::{BootFlags, Chassis, ChassisError};
+use super::event_log::EventLog;
 use super::users::Users;
 
 /// Completion codes (table 5-2 and the commands' own).
-const OK: u8 = 0x00;
+pub(super) const OK: u8 = 0x00;
 const PARAMETER_UNSUPPORTED: u8 = 0x80;
 const ALREADY_IN_PROGRESS: u8 = 0x81;
 const PRIVILEGE_EXCEEDED: u8 = 0x81;
 const INVALID_SESSION_ID: u8 = 0x87;
-const UNKNOWN_COMMAND: u8 = 0xc1;
-const BAD_LENGTH: u8 = 0xc7;
+pub(super) const UNKNOWN_COMMAND: u8 = 0xc1;
+pub(super) const BAD_LENGTH: u8 = 0xc7;
 const OUT_OF_RANGE: u8 = 0xc9;
-const INVALID_FIELD: u8 = 0xcc;
+pub(super) const INVALID_FIELD: u8 = 0xcc;
 const NO_PRIVILEGE: u8 = 0xd4;
 const WRONG_STATE: u8 = 0xd5;
 const UNSPECIFIED: u8 = 0xff;
 
 /// Completion code and data.
-type Reply = (u8, Vec<u8>);
+pub(super) type Reply = (u8, Vec<u8>);
 
 /// What a BMC remembers beside its sessions.
 #[derive(Default)]
@@ -40,6 +42,7 @@ pub(super) struct Settings {
 pub(super) struct Context<'a> {
     pub(super) users: &'a Users,
     pub(super) chassis: &'a dyn Chassis,
+    pub(super) log: &'a EventLog,
     pub(super) settings: &'a mut Settings,
     pub(super) guid: &'a [u8; 16],
     pub(super) session: u32,
@@ -91,6 +94,7 @@ fn needed(request: &Request) -> Privilege {
         (NETFN_APP, 0x3b..=0x3c) => Privilege::Callback,
         (NETFN_CHASSIS, 0x02 | 0x04 | 0x06 | 0x08 | 0x09) => Privilege::Operator,
         (NETFN_APP, 0x44 | 0x46) => Privilege::Operator,
+        (NETFN_STORAGE, 0x42 | 0x44 | 0x47) => Privilege::Operator,
         (NETFN_APP, 0x02 | 0x03) => Privilege::Administrator,
         _ => Privilege::User,
     }
@@ -110,6 +114,7 @@ pub(super) async fn execute(request: &Request, context: &mut Context<'_>) -> (Re
     let (completion, data) = match request.netfn {
         NETFN_APP => application(request, context, &mut effect),
         NETFN_CHASSIS => chassis(request, context).await,
+        NETFN_STORAGE => context.log.answer(request.command, &request.data),
         _ => (UNKNOWN_COMMAND, Vec::new()),
     };
     (answer(request, completion, data), effect)

@@ -1,12 +1,16 @@
-//! What a BMC is told to do wrong, so that drivers can be tested against it. Counts down; 0 = behave.
+//! What a BMC is told to do wrong, so that drivers can be tested against it (counts down; 0 = behave), and what it says to
+//! be wrong with its machine.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::event_log::EventLog;
 
 /// Faults of one BMC; shared between its server and whoever makes trouble.
 #[derive(Debug, Default)]
 pub struct Faults {
     drop: AtomicU32,
     busy: AtomicU32,
+    log: EventLog,
 }
 
 impl Faults {
@@ -18,6 +22,11 @@ impl Faults {
     /// The next `count` commands inside a session are answered 0xC0 (node busy).
     pub fn busy(&self, count: u32) {
         self.busy.store(count, Ordering::Relaxed);
+    }
+
+    /// The BMC's event log.
+    pub fn log(&self) -> &EventLog {
+        &self.log
     }
 
     /// Packets still to be lost, commands still to be refused.

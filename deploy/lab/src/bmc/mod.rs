@@ -5,6 +5,7 @@
 
 pub mod chassis;
 mod commands;
+pub mod event_log;
 pub mod faults;
 mod login;
 pub mod server;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 pub use chassis::{BootFlags, Chassis, ChassisError, MemoryChassis};
+pub use event_log::EventLog;
 pub use faults::Faults;
 pub use users::{User, Users};
 

@@ -203,6 +203,7 @@ impl Server {
                 let mut context = Context {
                     users: &self.users,
                     chassis: self.chassis.as_ref(),
+                    log: self.faults.log(),
                     settings: &mut self.settings,
                     guid: &self.guid,
                     session: frame.session_id,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::machine::QemuChassis;
 use crate::netns;
 use crate::state::{Lab, LabId};
 
-/// A line on the control socket: faults to arm.
+/// A line on the control socket: faults to arm, and events to log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultOrder {
     /// Which machine's BMC.
@@ -28,6 +29,35 @@ pub struct FaultOrder {
     /// Commands to answer 0xC0 (busy).
     #[serde(default)]
     pub busy: Option<u32>,
+    /// An event to log.
+    #[serde(default)]
+    pub event: Option<SelEvent>,
+    /// Empty the event log first.
+    #[serde(default)]
+    pub clear_log: bool,
+}
+
+/// An event for a BMC's log, written as 12 hexadecimal digits: sensor type, sensor number, event type with bit 7 for "over",
+/// event data 1 to 3 (IPMI 2.0 table 32-1, bytes 11 to 16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SelEvent(pub [u8; 6]);
+
+impl FromStr for SelEvent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || {
+            format!(
+                "`{text}` is not 12 hexadecimal digits, such as 08526f03ffff (the input of power supply sensor 0x52 is lost)"
+            )
+        };
+        let number = u64::from_str_radix(text, 16).map_err(|_| wrong())?;
+        match (text.len(), number.to_be_bytes()) {
+            (12, [_, _, event @ ..]) if !text.starts_with('+') => Ok(Self(event)),
+            _ => Err(wrong()),
+        }
+    }
 }
 
 type AllFaults = Arc<HashMap<String, Arc<Faults>>>;
@@ -99,6 +129,10 @@ async fn obey(stream: UnixStream, faults: &AllFaults) -> std::io::Result<()> {
                 Some(own) => {
                     order.drop.inspect(|count| own.drop_packets(*count));
                     order.busy.inspect(|count| own.busy(*count));
+                    if order.clear_log {
+                        own.log().clear();
+                    }
+                    order.event.inspect(|event| own.log().add(event.0));
                     "ok\n".to_owned()
                 }
             },

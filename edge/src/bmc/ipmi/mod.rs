@@ -1,6 +1,6 @@
 //! IPMI 2.0 over LAN (RMCP+), written for this product: cipher suites 17 and 3, nothing unauthenticated.
 //!
-//! [`wire`], [`crypto`], [`rakp`] and [`chassis`] are pure and serve both sides (the lab's BMC uses them too);
+//! [`wire`], [`crypto`], [`rakp`], [`chassis`], [`sel`] and [`sel_faults`] are pure and serve both sides (the lab's BMC uses them too);
 //! [`session`] and its link own the socket. Weaker suites are never offered: 0, 1, 2 and the IPMI 1.5 sessions have no
 //! encryption.
 
@@ -8,6 +8,9 @@ pub mod chassis;
 pub mod crypto;
 mod link;
 pub mod rakp;
+pub mod sel;
+pub mod sel_faults;
+mod sel_log;
 pub mod session;
 pub mod wire;
 
@@ -16,6 +19,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
+use super::event_log::{Bounds, EventLog, Mark};
 use super::{Bmc, BmcError, BmcInfo, BootDevice, Firmware, PowerAction, PowerState};
 use chassis::Command;
 use crypto::Suite;
@@ -100,16 +104,23 @@ impl IpmiBmc {
 
     /// As [`IpmiBmc::ask`], with every completion code but 0 turned into an error.
     async fn command(&self, command: Command, data: &[u8]) -> Result<Vec<u8>, BmcError> {
-        let (bmc, operation) = (self.name.clone(), command.name);
         match self.ask(command, data).await? {
             (0x00, answer) => Ok(answer),
-            (0xc0 | 0xc3, _) => Err(BmcError::Busy { bmc, operation }),
-            (0xd4, _) => Err(BmcError::Privilege { bmc, operation }),
-            (completion, _) => Err(BmcError::Completion {
+            (completion, _) => Err(self.refused(command, completion)),
+        }
+    }
+
+    /// What a completion code other than 0 means.
+    fn refused(&self, command: Command, completion: u8) -> BmcError {
+        let (bmc, operation) = (self.name.clone(), command.name);
+        match completion {
+            0xc0 | 0xc3 => BmcError::Busy { bmc, operation },
+            0xd4 => BmcError::Privilege { bmc, operation },
+            _ => BmcError::Completion {
                 bmc,
                 operation,
                 completion,
-            }),
+            },
         }
     }
 
@@ -120,10 +131,14 @@ impl IpmiBmc {
     }
 
     fn unreadable(&self, command: Command) -> BmcError {
+        self.nonsense(command, "short answer")
+    }
+
+    fn nonsense(&self, command: Command, detail: &'static str) -> BmcError {
         BmcError::Malformed {
             bmc: self.name.clone(),
             operation: command.name,
-            detail: "short answer",
+            detail,
         }
     }
 }
@@ -200,6 +215,10 @@ impl Bmc for IpmiBmc {
         let data = self.command(chassis::GET_DEVICE_ID, &[]).await?;
         let suite = self.state.lock().await.suite.map_or(0, Suite::id);
         chassis::device(&data, suite).ok_or_else(|| self.unreadable(chassis::GET_DEVICE_ID))
+    }
+
+    async fn event_log(&self, since: Option<&Mark>, bounds: Bounds) -> Result<Option<EventLog>, BmcError> {
+        sel_log::read(self, since, bounds).await
     }
 
     async fn close(&self) {

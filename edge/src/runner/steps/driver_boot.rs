@@ -2,7 +2,7 @@
 
 use slipway_protocol::{
     inventory::FirmwareKind,
-    order::{self, BmcAccess, BmcDriver, secret_context},
+    order::{self, BmcAccess, BmcDriver, Order, secret_context},
     report::Failure,
 };
 
@@ -44,7 +44,7 @@ pub(super) async fn run(
     if pxe && started.is_some_and(|at| next::has_booted_since(&teller.work.report, at)) {
         return Ok(());
     }
-    let bmc = connect(context, teller)?;
+    let bmc = connect(context, &teller.work.order)?;
     let result = match climb(&bmc, teller).await {
         Ok(()) => boot(&bmc, device, firmware(teller), teller).await,
         Err(error) => Err(error),
@@ -112,8 +112,7 @@ fn firmware(teller: &Teller) -> Firmware {
 }
 
 /// The machine's BMC, with its password opened. Nothing is sent yet.
-pub(super) fn connect(context: &Context, teller: &Teller) -> Result<IpmiBmc, Failure> {
-    let order = &teller.work.order;
+pub(in crate::runner) fn connect(context: &Context, order: &Order) -> Result<IpmiBmc, Failure> {
     let access: &BmcAccess = order.hardware.bmc.as_ref().ok_or_else(|| {
         failure(
             "no_bmc",

@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<(), Failure> {
-    let bmc = driver_boot::connect(context, teller)?;
+    let bmc = driver_boot::connect(context, &teller.work.order)?;
     let result = match driver_boot::climb(&bmc, teller).await {
         Ok(()) => switch(&bmc, on).await,
         Err(error) => Err(error),
@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<
 
 /// Asks the system to shut down; whether it does is its own affair, so the power is cut after the grace.
 pub(super) async fn shut_down(context: &Context, grace_s: u32, teller: &Teller) -> Result<(), Failure> {
-    let bmc = driver_boot::connect(context, teller)?;
+    let bmc = driver_boot::connect(context, &teller.work.order)?;
     let result = match driver_boot::climb(&bmc, teller).await {
         Ok(()) => give_grace(&bmc, Duration::from_secs(grace_s.into()), teller).await,
         Err(error) => Err(error),

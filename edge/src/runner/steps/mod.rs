@@ -1,7 +1,7 @@
 //! The edge's own steps, one file each. A step may be started again at any time, in this process or a later one: it
 //! looks at the world first and does only what is not done yet.
 
-mod driver_boot;
+pub(super) mod driver_boot;
 mod driver_power;
 mod image_ensure;
 
