@@ -2,7 +2,7 @@
 
 use slipway_protocol::{
     inventory::FirmwareKind,
-    order::{self, BmcAccess, BmcDriver, secret_context},
+    order::{self, BmcAccess, secret_context},
     report::Failure,
 };
 
@@ -13,10 +13,7 @@ use tracing::warn;
 
 use super::{Teller, driver_power, failure};
 use crate::{
-    bmc::{
-        self, Bmc, BmcError, Firmware, PowerAction, PowerState,
-        ipmi::{Credentials, IpmiBmc, Timing},
-    },
+    bmc::{self, Bmc, BmcError, Firmware, PowerAction, PowerState},
     context::Context,
     runner::{
         ladder::{self, Rung},
@@ -45,8 +42,8 @@ pub(super) async fn run(
         return Ok(());
     }
     let bmc = connect(context, teller)?;
-    let result = match climb(&bmc, teller).await {
-        Ok(()) => boot(&bmc, device, firmware(teller), teller).await,
+    let result = match climb(&*bmc, teller).await {
+        Ok(()) => boot(&*bmc, device, firmware(teller), teller).await,
         Err(error) => Err(error),
     };
     bmc.close().await;
@@ -54,7 +51,7 @@ pub(super) async fn run(
 }
 
 /// Starts the BMC anew if it is time for that, and waits until it answers again.
-pub(super) async fn climb(bmc: &IpmiBmc, teller: &Teller) -> Result<(), BmcError> {
+pub(super) async fn climb(bmc: &dyn Bmc, teller: &Teller) -> Result<(), BmcError> {
     let attempt = teller.work.attempt;
     if ladder::rung(attempt) < Rung::BmcReset {
         return Ok(());
@@ -79,7 +76,7 @@ pub(super) async fn climb(bmc: &IpmiBmc, teller: &Teller) -> Result<(), BmcError
 }
 
 async fn boot(
-    bmc: &IpmiBmc,
+    bmc: &dyn Bmc,
     device: order::BootDevice,
     firmware: Firmware,
     teller: &Teller,
@@ -112,7 +109,7 @@ fn firmware(teller: &Teller) -> Firmware {
 }
 
 /// The machine's BMC, with its password opened. Nothing is sent yet.
-pub(super) fn connect(context: &Context, teller: &Teller) -> Result<IpmiBmc, Failure> {
+pub(super) fn connect(context: &Context, teller: &Teller) -> Result<Box<dyn Bmc>, Failure> {
     let order = &teller.work.order;
     let access: &BmcAccess = order.hardware.bmc.as_ref().ok_or_else(|| {
         failure(
@@ -133,13 +130,7 @@ pub(super) fn connect(context: &Context, teller: &Teller) -> Result<IpmiBmc, Fai
         .opening
         .open(sealed, &place)
         .map_err(|e| failure("bmc_password", e, false))?;
-    let credentials = Credentials {
-        user: access.username.clone(),
-        password: password.reveal().to_owned(),
-    };
-    match access.driver {
-        BmcDriver::Ipmi => Ok(IpmiBmc::new(access.address, credentials, Timing::default())),
-    }
+    Ok(context.bmcs.reach(access, &password))
 }
 
 pub(super) fn bmc_failure(error: BmcError) -> Failure {
