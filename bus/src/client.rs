@@ -76,6 +76,15 @@ pub enum PublishError {
     Congested,
 }
 
+/// Where a part says what others are to hear. [`Client`] is the real one.
+pub trait Publish: Send + Sync {
+    /// Sends now or not at all.
+    ///
+    /// # Errors
+    /// When there is no connection or it is congested.
+    fn publish(&self, topic: &str, payload: Vec<u8>) -> Result<(), PublishError>;
+}
+
 /// A handle to the connection; clones share it.
 #[derive(Clone)]
 pub struct Client {
@@ -118,6 +127,12 @@ impl Client {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_some()
+    }
+}
+
+impl Publish for Client {
+    fn publish(&self, topic: &str, payload: Vec<u8>) -> Result<(), PublishError> {
+        Self::publish(self, topic, payload)
     }
 }
 

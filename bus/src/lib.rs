@@ -13,7 +13,7 @@ pub mod client;
 pub mod guard;
 pub mod tls;
 
-pub use client::{Client, Event, Options, PublishError};
+pub use client::{Client, Event, Options, Publish, PublishError};
 
 /// The largest MQTT packet anybody here sends or takes, in bytes. An image manifest of 100 GB fits.
 pub const MAX_PACKET_BYTES: usize = 4 * 1024 * 1024;

@@ -50,7 +50,9 @@ pub async fn run(
     let app = App::new(config, store.with_tracer(tracer), metrics)?;
     let exporter = exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone())));
     let (client, events) = gateway::connect(&app, &stop).await?;
-    let gateway = tokio::spawn(Gateway::new(Arc::clone(&app), client).run(events, stop.clone()));
+    let records: Arc<dyn gateway::records::Records> = Arc::clone(&app) as _;
+    let gateway = Gateway::new(records, Arc::new(client), app.sites.subscribe());
+    let gateway = tokio::spawn(gateway.run(events, stop.clone()));
     let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
     let events_task = tokio::spawn(domain::events::run(Arc::clone(&app), stop.clone()));
     let webhooks = tokio::spawn(notify::webhooks::run(Arc::clone(&app), stop.clone()));

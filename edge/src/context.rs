@@ -12,6 +12,7 @@ use slipway_protocol::{
 };
 
 use crate::{
+    bmc::Reach,
     boot::BootTable,
     boots::Boots,
     images::ImageCache,
@@ -47,6 +48,8 @@ pub struct Context {
     pub opening: OpeningKey,
     /// Where words go.
     pub outbox: Arc<dyn Outbox>,
+    /// How machines' BMCs are reached.
+    pub bmcs: Arc<dyn Reach>,
     /// The clock.
     pub now: fn() -> DateTime<Utc>,
     /// The keys commands may be signed by.

@@ -31,6 +31,7 @@ use tracing::info;
 
 use crate::{
     agents::{self, AgentAdmission, Doors},
+    bmc::Drivers,
     boot::{BootTable, Lease},
     boots::Boots,
     config::{Config, Interface},
@@ -217,8 +218,8 @@ fn uplink(context: &Arc<Context>, runner: &Runner, central: Client, mirror: Clie
     Uplink {
         context: Arc::clone(context),
         runner: runner.clone(),
-        central,
-        mirror,
+        central: Arc::new(central),
+        mirror: Arc::new(mirror),
         on_config,
     }
 }
@@ -328,6 +329,7 @@ fn context(
         signer: identity.signer()?,
         opening,
         outbox,
+        bmcs: Arc::new(Drivers),
         now: Utc::now,
         keys: RwLock::new(keys),
     })

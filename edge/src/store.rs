@@ -101,10 +101,23 @@ pub struct Boot {
     pub token: BootToken,
 }
 
+/// Asked about each write. A test can have any write fail as on a full disk, and can end the process's life on either
+/// side of it.
+pub trait Watch: Send + Sync {
+    /// A write is to begin; an error stands for the database's own.
+    ///
+    /// # Errors
+    /// What the write fails with.
+    fn before(&self, operation: &'static str) -> QueryResult<()>;
+    /// The write is on disk; nobody was told yet.
+    fn after(&self, operation: &'static str);
+}
+
 /// The database; clones share one connection.
 #[derive(Clone)]
 pub struct Store {
     connection: Arc<Mutex<SqliteConnection>>,
+    watch: Option<Arc<dyn Watch>>,
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(diesel::result::Error) -> StoreError {
@@ -151,7 +164,17 @@ impl Store {
             .map_err(|e| StoreError::Migrate(e.to_string()))?;
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
+            watch: None,
         })
+    }
+
+    /// The same database, its writes watched from now on.
+    #[must_use]
+    pub fn watched(&self, watch: Arc<dyn Watch>) -> Self {
+        Self {
+            connection: Arc::clone(&self.connection),
+            watch: Some(watch),
+        }
     }
 
     fn with<T>(
@@ -163,6 +186,21 @@ impl Store {
         query(&mut connection).map_err(failed(operation))
     }
 
+    /// The same for what writes.
+    fn write<T>(
+        &self,
+        operation: &'static str,
+        query: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
+    ) -> Result<T, StoreError> {
+        let Some(watch) = &self.watch else {
+            return self.with(operation, query);
+        };
+        watch.before(operation).map_err(failed(operation))?;
+        let done = self.with(operation, query)?;
+        watch.after(operation);
+        Ok(done)
+    }
+
     /// Keeps a command unless a higher revision is held; `false` then.
     ///
     /// # Errors
@@ -171,7 +209,7 @@ impl Store {
         use schema::documents::dsl;
         let revision = document.revision.cast_signed();
         let kind = word(document.kind);
-        self.with("keep a command", |connection| {
+        self.write("keep a command", |connection| {
             connection.immediate_transaction(|connection| {
                 let row = dsl::documents.find((&kind, &document.subject));
                 let held: Option<i64> = row.select(dsl::revision).first(connection).optional()?;
@@ -241,7 +279,7 @@ impl Store {
     pub fn put_report(&self, held: &HeldReport) -> Result<(), StoreError> {
         use schema::reports::dsl;
         let body = serde_json::to_string(&held.report).map_err(|e| bad_row("report")(e.to_string()))?;
-        self.with("keep a report", |connection| {
+        self.write("keep a report", |connection| {
             diesel::replace_into(dsl::reports)
                 .values((
                     dsl::machine.eq(held.report.machine.to_string()),
@@ -295,7 +333,7 @@ impl Store {
     pub fn put_boot(&self, boot: &Boot) -> Result<(), StoreError> {
         use schema::boots::dsl;
         let token = serde_json::to_string(&boot.token).map_err(|e| bad_row("boot token")(e.to_string()))?;
-        self.with("keep a boot token", |connection| {
+        self.write("keep a boot token", |connection| {
             diesel::replace_into(dsl::boots)
                 .values((
                     dsl::machine.eq(boot.machine.to_string()),
@@ -335,7 +373,7 @@ impl Store {
     /// When the database fails.
     pub fn drop_boot(&self, machine: MachineId) -> Result<(), StoreError> {
         use schema::boots::dsl;
-        self.with("drop a boot token", |connection| {
+        self.write("drop a boot token", |connection| {
             diesel::delete(dsl::boots.find(machine.to_string())).execute(connection)
         })?;
         Ok(())
@@ -347,7 +385,7 @@ impl Store {
     /// When the database fails.
     pub fn put_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
         use schema::settings::dsl;
-        self.with("keep a setting", |connection| {
+        self.write("keep a setting", |connection| {
             diesel::replace_into(dsl::settings)
                 .values((dsl::name.eq(name), dsl::value.eq(value)))
                 .execute(connection)

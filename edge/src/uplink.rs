@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use chrono::TimeDelta;
 use serde::Serialize;
-use slipway_bus::{Client, Event};
+use slipway_bus::{Event, Publish};
 use slipway_protocol::{
     ids::MachineId,
     image::ImageNotice,
@@ -60,9 +60,9 @@ pub struct Uplink {
     /// The runner.
     pub runner: Runner,
     /// The connection to the central broker.
-    pub central: Client,
+    pub central: Arc<dyn Publish>,
     /// This edge's own broker, to which all words are mirrored for people with MQTT tools.
-    pub mirror: Client,
+    pub mirror: Arc<dyn Publish>,
     /// Called with each new configuration.
     pub on_config: OnConfig,
 }
@@ -81,6 +81,9 @@ impl Uplink {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
+                // In a fixed order, so that what happened once can be made to happen again. Nobody starves: what is said
+                // takes all words that wait, and commands come rarely.
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => self.say_hello(false),
                 Some(event) = events.recv() => match event {

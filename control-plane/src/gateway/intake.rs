@@ -1,27 +1,21 @@
 //! Reports in: those that arrive together are verified by the keys of their sites, and stored in one transaction. A write
 //! to disk costs the same for one report and for a hundred. Nothing is decided about jobs here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use slipway_protocol::{
     ids::{JobId, MachineId, SiteId},
-    keys::{Expect, KeyRing, OpenError, VerifyingKey},
+    keys::{Expect, KeyRing, OpenError},
     report::Report,
     topic::Topic,
 };
 
-use super::Refusal;
-use crate::{
-    app::App,
-    domain,
-    error::ApiError,
-    metrics,
-    store::{Database, StoreResult, sites},
+use super::{
+    Refusal,
+    records::{Keys, Records},
 };
+use crate::metrics;
 
 /// A report as it came.
 pub(super) struct Arrived {
@@ -31,11 +25,14 @@ pub(super) struct Arrived {
 }
 
 /// A verified report.
-#[derive(Clone)]
-struct Opened {
-    site: SiteId,
-    revision: u64,
-    report: Arc<Report>,
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The site it came from.
+    pub site: SiteId,
+    /// Its revision.
+    pub revision: u64,
+    /// The report.
+    pub report: Arc<Report>,
 }
 
 impl Opened {
@@ -44,15 +41,13 @@ impl Opened {
     }
 }
 
-type Keys = HashMap<SiteId, VerifyingKey>;
-
 /// Takes reports that arrived together.
-pub(super) async fn take(app: &App, arrived: Vec<Arrived>) {
+pub(super) async fn take(records: &dyn Records, arrived: Vec<Arrived>) {
     let sites: BTreeSet<SiteId> = arrived.iter().map(|report| report.site.clone()).collect();
-    let keys = match app.store.read(move |db| keys(db, sites)).await {
+    let keys = match records.keys(sites).await {
         Ok(keys) => keys,
         Err(failure) => {
-            let failure = Refusal::from(ApiError::from(failure));
+            let failure = Refusal::from(failure);
             for report in arrived {
                 failure.tell(&Topic::Report(report.site, report.machine));
             }
@@ -62,40 +57,29 @@ pub(super) async fn take(app: &App, arrived: Vec<Arrived>) {
     let mut opened = Vec::with_capacity(arrived.len());
     for report in arrived {
         let topic = Topic::Report(report.site.clone(), report.machine);
-        match open(app, &keys, &topic, &report) {
+        match open(records, &keys, &topic, &report) {
             Ok(report) => opened.push(report),
             Err(refusal) => refusal.tell(&topic),
         }
     }
     let opened = newest(opened);
-    if store(app, opened.clone()).await.is_ok() {
+    if records.keep(opened.clone()).await.is_ok() {
         return;
     }
     // One that cannot be stored must not hold up the others.
     for report in opened {
         let topic = report.topic();
-        if let Err(failure) = store(app, vec![report]).await {
+        if let Err(failure) = records.keep(vec![report]).await {
             Refusal::from(failure).tell(&topic);
         }
     }
 }
 
-/// By what the reports of sites are verified.
-fn keys(db: &mut Database, sites: BTreeSet<SiteId>) -> StoreResult<Keys> {
-    let mut keys = Keys::new();
-    for site in sites {
-        if let Some(key) = sites::get(db, site.as_str())?.and_then(|row| row.report_key) {
-            keys.insert(site, key);
-        }
-    }
-    Ok(keys)
-}
-
-fn open(app: &App, keys: &Keys, topic: &Topic, arrived: &Arrived) -> Result<Opened, Refusal> {
+fn open(records: &dyn Records, keys: &Keys, topic: &Topic, arrived: &Arrived) -> Result<Opened, Refusal> {
     let site = arrived.site.clone();
     let key = keys.get(&site).ok_or_else(|| Refusal::NotJoined(site.clone()))?;
     let expect = Expect {
-        now: (app.now)(),
+        now: records.now(),
         held: None,
     };
     let report = KeyRing::new([*key]).open::<Report>(topic, &arrived.payload, expect)?;
@@ -126,39 +110,6 @@ fn newest(opened: Vec<Opened>) -> Vec<Opened> {
     // The job before must end before the one after it is heard of.
     newest.sort_by_key(|report| report.revision);
     newest
-}
-
-/// Stores reports in one transaction, and wakes who waits for them.
-async fn store(app: &App, opened: Vec<Opened>) -> Result<(), ApiError> {
-    let now = (app.now)();
-    let kept = app.store.transaction(move |db| {
-        let heard: BTreeSet<&SiteId> = opened.iter().map(|report| &report.site).collect();
-        for site in heard {
-            domain::sites::heard(db, site, true, now)?;
-        }
-        let mut kept = Vec::new();
-        for Opened {
-            site,
-            revision,
-            report,
-        } in &opened
-        {
-            if domain::jobs::take_report(db, site, *revision, report, now)? {
-                kept.push((report.job, report.outcome.is_final()));
-            }
-        }
-        StoreResult::Ok(kept)
-    });
-    let kept = kept.await?;
-    for (job, _) in &kept {
-        // Nobody waiting for this job is no error.
-        let _ = app.reports.send(job.to_string());
-    }
-    // Only the end of a job may leave a machine for those who wait; progress comes a hundred times as often.
-    if kept.iter().any(|(_, ended)| *ended) {
-        app.work.notify_one();
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod admitted;
 mod broker;
 mod intake;
+pub mod records;
 mod wanted;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use chrono::TimeDelta;
 use serde::{Serialize, de::DeserializeOwned};
-use slipway_bus::{Client, Event};
+use slipway_bus::{Event, Publish};
 use slipway_protocol::{
     ids::SiteId,
     keys::{Expect, KeyRing, OpenError, Stamp, Verified},
@@ -22,21 +23,22 @@ use slipway_protocol::{
     sync::{Document, Held, Hello, HelloAnswer, SyncRequest, answer_hello},
     topic::{Kind, Topic},
 };
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    mpsc,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::{intake::Arrived, wanted::Library};
+use self::{intake::Arrived, records::Records, wanted::Library};
 use crate::{
-    app::App,
-    domain,
     error::{ApiError, chain},
     metrics,
-    store::{StoreError, orders, reports, sites},
 };
 
 pub use admitted::Admitted;
 pub use broker::connect;
+pub use intake::Opened;
 
 /// The most messages that are looked at together: enough that a hundred sites' reports share a transaction, few enough
 /// that whoever else writes does not wait for long.
@@ -79,20 +81,26 @@ impl Refusal {
 
 /// The gateway's task.
 pub struct Gateway {
-    app: Arc<App>,
-    client: Client,
+    records: Arc<dyn Records>,
+    client: Arc<dyn Publish>,
+    pokes: broadcast::Receiver<String>,
     library: Library,
     /// What was sent to each site in which revision, so that a word about one machine does not send all others again.
     sent: HashMap<(SiteId, Document), u64>,
 }
 
 impl Gateway {
-    /// A gateway on a connection.
+    /// A gateway on a connection; `pokes` names sites of which something that they should hold was committed.
     #[must_use]
-    pub fn new(app: Arc<App>, client: Client) -> Self {
+    pub fn new(
+        records: Arc<dyn Records>,
+        client: Arc<dyn Publish>,
+        pokes: broadcast::Receiver<String>,
+    ) -> Self {
         Self {
-            app,
+            records,
             client,
+            pokes,
             library: Library::default(),
             sent: HashMap::new(),
         }
@@ -100,15 +108,14 @@ impl Gateway {
 
     /// Serves until `stop`.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
-        let mut pokes = self.app.sites.subscribe();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(event) = events.recv() => self.take_batch(event, &mut events).await,
-                poke = pokes.recv() => match poke {
+                poke = self.pokes.recv() => match poke {
                     Ok(site) => {
                         let mut sites = BTreeSet::from([site]);
-                        sites.extend(std::iter::from_fn(|| pokes.try_recv().ok()));
+                        sites.extend(std::iter::from_fn(|| self.pokes.try_recv().ok()));
                         self.push_all(sites).await;
                     }
                     // Which words were lost is not known.
@@ -123,7 +130,7 @@ impl Gateway {
     }
 
     /// Takes an event and those that wait behind it, in their order. Reports that follow each other are stored together.
-    async fn take_batch(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
+    pub async fn take_batch(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
         let mut reports = Vec::new();
         let mut next = Some(first);
         let mut room = BATCH;
@@ -152,7 +159,7 @@ impl Gateway {
 
     async fn take_reports(&self, reports: &mut Vec<Arrived>) {
         if !reports.is_empty() {
-            intake::take(&self.app, std::mem::take(reports)).await;
+            intake::take(&*self.records, std::mem::take(reports)).await;
         }
     }
 
@@ -167,25 +174,19 @@ impl Gateway {
         match topic {
             Topic::Hello(site) => {
                 let hello = self.open::<Hello>(topic, payload).await?;
-                self.seen(site, true).await?;
+                self.records.heard(site, true).await?;
                 self.compare(site, hello.body()).await?;
                 Ok("hello")
             }
             Topic::Machine(site, mac) => {
                 let seen = self.open::<MachineSeen>(topic, payload).await?.into_body();
-                let (site, mac, now) = (site.clone(), *mac, (self.app.now)());
-                let put = self
-                    .app
-                    .store
-                    .transaction(move |db| domain::machines::seen(db, &site, mac, &seen, now))
-                    .await;
-                put.map_err(ApiError::from)?;
+                self.records.seen(site, *mac, seen).await?;
                 Ok("machine")
             }
             Topic::Presence(site) => {
                 let presence = self.open::<Presence>(topic, payload).await?;
                 info!(%site, online = presence.body().online, "presence");
-                self.seen(site, presence.body().online).await?;
+                self.records.heard(site, presence.body().online).await?;
                 Ok("presence")
             }
             _ => Ok("other"),
@@ -198,45 +199,22 @@ impl Gateway {
         topic: &Topic,
         payload: &Bytes,
     ) -> Result<Verified<T>, Refusal> {
-        let id = topic.site().to_string();
-        let site = self
-            .app
-            .store
-            .read(move |db| sites::get(db, &id))
-            .await
-            .map_err(ApiError::from)?;
-        let key = site
-            .and_then(|site| site.report_key)
-            .ok_or_else(|| Refusal::NotJoined(topic.site().clone()))?;
+        let site = topic.site();
+        let keys = self.records.keys(BTreeSet::from([site.clone()])).await?;
+        let key = keys.get(site).ok_or_else(|| Refusal::NotJoined(site.clone()))?;
         let expect = Expect {
-            now: (self.app.now)(),
+            now: self.records.now(),
             held: None,
         };
-        Ok(KeyRing::new([key]).open::<T>(topic, payload, expect)?)
-    }
-
-    async fn seen(&self, site: &SiteId, online: bool) -> Result<(), Refusal> {
-        let (site, now) = (site.clone(), (self.app.now)());
-        let set = self
-            .app
-            .store
-            .transaction(move |db| domain::sites::heard(db, &site, online, now))
-            .await;
-        Ok(set.map_err(ApiError::from)?)
+        Ok(KeyRing::new([*key]).open::<T>(topic, payload, expect)?)
     }
 
     /// Compares what an edge holds with what it should, and sends or asks for the difference.
     async fn compare(&mut self, site: &SiteId, hello: &Hello) -> Result<(), Refusal> {
-        let Some(wanted) = self.library.of_site(&self.app, site).await? else {
+        let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
             return Ok(());
         };
-        let id = site.clone();
-        let held = self
-            .app
-            .store
-            .read(move |db| reports::revisions(db, &id))
-            .await
-            .map_err(ApiError::from)?;
+        let held = self.records.received(site).await?;
         let mut received = slipway_protocol::sync::Holdings::default();
         for (machine, revision) in held {
             received.hold(Kind::Report, machine, revision);
@@ -273,23 +251,13 @@ impl Gateway {
         if ahead.is_empty() {
             return Ok(());
         }
-        let id = site.clone();
-        let raised = self.app.store.transaction(move |db| {
-            for held in &ahead {
-                match (held.kind, held.subject.parse()) {
-                    (Kind::Config, _) => sites::raise_revision(db, &id, held.revision)?,
-                    (Kind::Order, Ok(machine)) => orders::raise_revision(db, machine, held.revision)?,
-                    _ => {}
-                }
-            }
-            Ok::<_, StoreError>(())
-        });
-        raised.await.map_err(ApiError::from)?;
+        self.records.raise(site, ahead).await?;
         self.push(site.as_str()).await;
         Ok(())
     }
 
-    async fn push_all(&mut self, sites: BTreeSet<String>) {
+    /// Sends these sites what they should hold and were not sent yet over this connection.
+    pub async fn push_all(&mut self, sites: BTreeSet<String>) {
         for site in sites {
             self.push(&site).await;
         }
@@ -298,7 +266,7 @@ impl Gateway {
     /// Sends a site what it should hold and was not sent yet over this connection.
     async fn push(&mut self, site: &str) {
         let Ok(site) = SiteId::new(site) else { return };
-        match self.library.of_site(&self.app, &site).await {
+        match self.library.of_site(&*self.records, &site).await {
             Ok(Some(wanted)) => {
                 for (document, revision) in wanted.documents() {
                     if self.sent.get(&(site.clone(), document.clone())) < Some(&revision) {
@@ -312,7 +280,7 @@ impl Gateway {
     }
 
     async fn send(&mut self, site: &SiteId, document: &Document) {
-        let sealed = match wanted::sealed(&self.app, site, document).await {
+        let sealed = match wanted::sealed(&*self.records, site, document).await {
             Ok(Some(sealed)) => sealed,
             Ok(None) => return,
             Err(failure) => {
@@ -334,7 +302,7 @@ impl Gateway {
 
     fn ask<T: Serialize>(&self, site: &SiteId, request: &T) {
         let topic = Topic::Sync(site.clone());
-        let now = (self.app.now)();
+        let now = self.records.now();
         let revision = now.timestamp_millis().cast_unsigned();
         let stamp = Stamp {
             revision,
@@ -342,8 +310,9 @@ impl Gateway {
             expires_at: now + SYNC_VALIDITY,
         };
         // The edge says hello again at its next tick.
-        let _ = self
-            .client
-            .publish(&topic.to_string(), self.app.signer.seal(&topic, stamp, request));
+        let _ = self.client.publish(
+            &topic.to_string(),
+            self.records.signer().seal(&topic, stamp, request),
+        );
     }
 }

@@ -2,28 +2,20 @@
 //! documents there are is known by their revisions alone; a document's content is read when it is to be sent. So a change
 //! of one machine costs the same at a site of ten machines and of a thousand.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::TimeDelta;
 use serde::Serialize;
 use slipway_protocol::{
     ids::{ImageId, MachineId, SiteId},
-    image::ImageNotice,
     keys::Stamp,
     order::{Action, Order},
     sync::{Document, Holdings},
     topic::{Kind, Topic},
 };
 
-use crate::{
-    app::App,
-    domain::sites::config_of,
-    error::ApiError,
-    store::{Database, StoreResult, images, orders, sites},
-};
+use super::records::Records;
+use crate::error::ApiError;
 
 /// How long configuration and image notices stay good.
 const LONG: TimeDelta = TimeDelta::days(365);
@@ -55,49 +47,34 @@ pub(super) struct Sealed {
 
 impl Library {
     /// What a site should hold; `None` for a site nobody made.
-    pub(super) async fn of_site(&mut self, app: &App, site: &SiteId) -> Result<Option<Wanted>, ApiError> {
-        let id = site.clone();
-        let read = app.store.read(move |db| heads(db, &id)).await?;
-        let Some((config_revision, heads)) = read else {
+    pub(super) async fn of_site(
+        &mut self,
+        records: &dyn Records,
+        site: &SiteId,
+    ) -> Result<Option<Wanted>, ApiError> {
+        let Some((config_revision, heads)) = records.heads(site).await? else {
             return Ok(None);
         };
         let is_news =
             |(machine, revision): &&Head| self.needs.get(machine).map(|(held, _)| held) != Some(revision);
-        let news: Vec<Head> = heads.iter().filter(is_news).copied().collect();
+        let news: Vec<MachineId> = heads
+            .iter()
+            .filter(is_news)
+            .map(|(machine, _)| *machine)
+            .collect();
         if !news.is_empty() {
-            let read = app.store.read(move |db| read_needs(db, &news)).await?;
-            self.needs.extend(read);
+            for row in records.orders(news).await? {
+                self.needs
+                    .insert(row.order.machine, (row.revision, images_of(&row.order)));
+            }
         }
         let needed = heads
             .iter()
             .filter_map(|(machine, _)| Some(&self.needs.get(machine)?.1));
         let needed: BTreeSet<ImageId> = needed.flatten().copied().collect();
-        let images = app
-            .store
-            .transaction(move |db| images::existing(db, &needed))
-            .await?;
+        let images = records.images(needed).await?;
         Ok(Some(Wanted::new(config_revision, &heads, &images)))
     }
-}
-
-/// The revision of a site's configuration and the heads of its orders. A site without an edge that joined is sent nothing:
-/// whoever listens there has lost its trust.
-fn heads(db: &mut Database, site: &SiteId) -> StoreResult<Option<(u64, Vec<Head>)>> {
-    let row = sites::get(db, site.as_str())?.filter(|row| row.report_key.is_some());
-    let Some(row) = row else {
-        return Ok(None);
-    };
-    Ok(Some((row.revision, orders::heads(db, site)?)))
-}
-
-fn read_needs(db: &mut Database, heads: &[Head]) -> StoreResult<Needs> {
-    let mut needs = Needs::new();
-    for (machine, _) in heads {
-        if let Some(row) = orders::get(db, *machine)? {
-            needs.insert(*machine, (row.revision, images_of(&row.order)));
-        }
-    }
-    Ok(needs)
 }
 
 fn images_of(order: &Order) -> BTreeSet<ImageId> {
@@ -151,62 +128,53 @@ impl Wanted {
 
 /// A document of a site as it stands now, signed; `None` if it is gone.
 pub(super) async fn sealed(
-    app: &Arc<App>,
+    records: &dyn Records,
     site: &SiteId,
     document: &Document,
 ) -> Result<Option<Sealed>, ApiError> {
     match (document.kind, document.subject.parse(), document.subject.parse()) {
-        (Kind::Config, ..) => config(app, site).await,
-        (Kind::Order, Ok(machine), _) => order(app, site, machine).await,
-        (Kind::Image, _, Ok(image)) => notice(app, site, image).await,
+        (Kind::Config, ..) => config(records, site).await,
+        (Kind::Order, Ok(machine), _) => order(records, site, machine).await,
+        (Kind::Image, _, Ok(image)) => notice(records, site, image).await,
         _ => Ok(None),
     }
 }
 
-async fn config(app: &Arc<App>, site: &SiteId) -> Result<Option<Sealed>, ApiError> {
-    let id = site.clone();
-    let row = app
-        .store
-        .transaction(move |db| sites::get(db, id.as_str()))
-        .await?;
+async fn config(records: &dyn Records, site: &SiteId) -> Result<Option<Sealed>, ApiError> {
+    let config = records.config(site).await?;
     let topic = Topic::Config(site.clone());
-    Ok(row.map(|row| seal(app, topic, (row.revision, LONG), &config_of(app, &row.settings))))
+    Ok(config.map(|(revision, config)| seal(records, topic, (revision, LONG), &config)))
 }
 
-async fn order(app: &Arc<App>, site: &SiteId, machine: MachineId) -> Result<Option<Sealed>, ApiError> {
-    let row = app.store.read(move |db| orders::get(db, machine)).await?;
+async fn order(records: &dyn Records, site: &SiteId, machine: MachineId) -> Result<Option<Sealed>, ApiError> {
+    let row = records.orders(vec![machine]).await?.pop();
     let topic = Topic::Order(site.clone(), machine);
     // A machine that was moved to another site has its order there.
     Ok(row.filter(|row| row.site == *site).map(|row| {
-        let left = (row.order.deadline - (app.now)()).max(TimeDelta::zero());
-        seal(app, topic, (row.revision, left + AFTER_DEADLINE), &row.order)
+        let left = (row.order.deadline - records.now()).max(TimeDelta::zero());
+        seal(records, topic, (row.revision, left + AFTER_DEADLINE), &row.order)
     }))
 }
 
-async fn notice(app: &Arc<App>, site: &SiteId, image: ImageId) -> Result<Option<Sealed>, ApiError> {
-    let row = app
-        .store
-        .transaction(move |db| images::get(db, &image.to_string()))
-        .await?;
+async fn notice(records: &dyn Records, site: &SiteId, image: ImageId) -> Result<Option<Sealed>, ApiError> {
+    let notice = records.notice(image).await?;
     let topic = Topic::Image(site.clone(), image);
-    Ok(row.map(|image| {
-        let notice = ImageNotice {
-            name: image.name,
-            manifest: image.manifest,
-            pinned: false,
-        };
-        seal(app, topic, (1, LONG), &notice)
-    }))
+    Ok(notice.map(|notice| seal(records, topic, (1, LONG), &notice)))
 }
 
-fn seal<T: Serialize>(app: &App, topic: Topic, (revision, validity): (u64, TimeDelta), body: &T) -> Sealed {
-    let issued_at = (app.now)();
+fn seal<T: Serialize>(
+    records: &dyn Records,
+    topic: Topic,
+    (revision, validity): (u64, TimeDelta),
+    body: &T,
+) -> Sealed {
+    let issued_at = records.now();
     let stamp = Stamp {
         revision,
         issued_at,
         expires_at: issued_at + validity,
     };
-    let payload = app.signer.seal(&topic, stamp, body);
+    let payload = records.signer().seal(&topic, stamp, body);
     Sealed {
         topic,
         revision,

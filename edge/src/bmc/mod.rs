@@ -9,6 +9,12 @@ pub mod ipmi;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use slipway_protocol::{
+    order::{BmcAccess, BmcDriver},
+    seal::Secret,
+};
+
+use self::ipmi::{Credentials, IpmiBmc, Timing};
 
 pub use error::BmcError;
 use event_log::{Bounds, EventLog, Mark};
@@ -72,6 +78,27 @@ pub struct BmcInfo {
     pub firmware: String,
     /// The link protection in use, e.g. `cipher suite 17`.
     pub security: String,
+}
+
+/// Makes the handle to a server's BMC. [`Drivers`] is the real one.
+pub trait Reach: Send + Sync {
+    /// A handle by which this BMC is asked. Nothing is sent yet.
+    fn reach(&self, access: &BmcAccess, password: &Secret) -> Box<dyn Bmc>;
+}
+
+/// The drivers of this product, over the site's network.
+pub struct Drivers;
+
+impl Reach for Drivers {
+    fn reach(&self, access: &BmcAccess, password: &Secret) -> Box<dyn Bmc> {
+        let credentials = Credentials {
+            user: access.username.clone(),
+            password: password.reveal().to_owned(),
+        };
+        match access.driver {
+            BmcDriver::Ipmi => Box::new(IpmiBmc::new(access.address, credentials, Timing::default())),
+        }
+    }
 }
 
 /// One server's BMC. Every call is bounded in time by the driver's own limits, and may be made again after an

@@ -188,7 +188,8 @@ impl Actor {
                 }
             }
         }
-        let machines: Vec<MachineId> = self.machines.keys().copied().collect();
+        let mut machines: Vec<MachineId> = self.machines.keys().copied().collect();
+        machines.sort_unstable();
         info!(orders = machines.len(), "orders taken up");
         for machine in machines {
             self.settle(machine, false)?;
@@ -205,12 +206,15 @@ impl Actor {
         loop {
             let nap = self.until_next_wake();
             tokio::select! {
+                // In a fixed order, so that what happened once can be made to happen again. Time goes first: however many
+                // inputs wait, no deadline does. It leaves nothing due, so inputs come next.
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(nap) => self.wake_due()?,
                 input = inputs.recv() => match input {
                     Some(input) => self.take(input)?,
                     None => return Ok(()),
                 },
-                () = tokio::time::sleep(nap) => self.wake_due()?,
             }
         }
     }

@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     bmc::{
-        Bmc,
         event_log::{Bounds, Entry, EventLog, Mark, News, Place},
         ipmi::sel::PRE_INIT,
     },

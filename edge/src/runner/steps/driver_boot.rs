@@ -2,7 +2,7 @@
 
 use slipway_protocol::{
     inventory::FirmwareKind,
-    order::{self, BmcAccess, BmcDriver, Order, secret_context},
+    order::{self, BmcAccess, Order, secret_context},
     report::Failure,
 };
 
@@ -13,10 +13,7 @@ use tracing::warn;
 
 use super::{Teller, driver_power, failure};
 use crate::{
-    bmc::{
-        self, Bmc, BmcError, Firmware, PowerAction, PowerState,
-        ipmi::{Credentials, IpmiBmc, Timing},
-    },
+    bmc::{self, Bmc, BmcError, Firmware, PowerAction, PowerState},
     context::Context,
     runner::{
         ladder::{self, Rung},
@@ -44,17 +41,29 @@ pub(super) async fn run(
     if pxe && started.is_some_and(|at| next::has_booted_since(&teller.work.report, at)) {
         return Ok(());
     }
+    let bmc = open(context, teller).await?;
+    let booted = boot(&*bmc, device, firmware(teller), teller).await;
+    close(bmc, booted).await
+}
+
+/// The machine's BMC for a step's work, started anew first if it is time for that. Whoever opens it closes it.
+pub(super) async fn open(context: &Context, teller: &Teller) -> Result<Box<dyn Bmc>, Failure> {
     let bmc = connect(context, &teller.work.order)?;
-    let result = match climb(&bmc, teller).await {
-        Ok(()) => boot(&bmc, device, firmware(teller), teller).await,
-        Err(error) => Err(error),
-    };
+    if let Err(error) = climb(&*bmc, teller).await {
+        bmc.close().await;
+        return Err(bmc_failure(error));
+    }
+    Ok(bmc)
+}
+
+/// Ends the BMC's session, whatever came of the work.
+pub(super) async fn close(bmc: Box<dyn Bmc>, done: Result<(), BmcError>) -> Result<(), Failure> {
     bmc.close().await;
-    result.map_err(bmc_failure)
+    done.map_err(bmc_failure)
 }
 
 /// Starts the BMC anew if it is time for that, and waits until it answers again.
-pub(super) async fn climb(bmc: &IpmiBmc, teller: &Teller) -> Result<(), BmcError> {
+async fn climb(bmc: &dyn Bmc, teller: &Teller) -> Result<(), BmcError> {
     let attempt = teller.work.attempt;
     if ladder::rung(attempt) < Rung::BmcReset {
         return Ok(());
@@ -79,7 +88,7 @@ pub(super) async fn climb(bmc: &IpmiBmc, teller: &Teller) -> Result<(), BmcError
 }
 
 async fn boot(
-    bmc: &IpmiBmc,
+    bmc: &dyn Bmc,
     device: order::BootDevice,
     firmware: Firmware,
     teller: &Teller,
@@ -112,7 +121,7 @@ fn firmware(teller: &Teller) -> Firmware {
 }
 
 /// The machine's BMC, with its password opened. Nothing is sent yet.
-pub(in crate::runner) fn connect(context: &Context, order: &Order) -> Result<IpmiBmc, Failure> {
+pub(in crate::runner) fn connect(context: &Context, order: &Order) -> Result<Box<dyn Bmc>, Failure> {
     let access: &BmcAccess = order.hardware.bmc.as_ref().ok_or_else(|| {
         failure(
             "no_bmc",
@@ -132,15 +141,9 @@ pub(in crate::runner) fn connect(context: &Context, order: &Order) -> Result<Ipm
         .opening
         .open(sealed, &place)
         .map_err(|e| failure("bmc_password", e, false))?;
-    let credentials = Credentials {
-        user: access.username.clone(),
-        password: password.reveal().to_owned(),
-    };
-    match access.driver {
-        BmcDriver::Ipmi => Ok(IpmiBmc::new(access.address, credentials, Timing::default())),
-    }
+    Ok(context.bmcs.reach(access, &password))
 }
 
-pub(super) fn bmc_failure(error: BmcError) -> Failure {
+fn bmc_failure(error: BmcError) -> Failure {
     failure(error.code(), &error, error.is_transient())
 }

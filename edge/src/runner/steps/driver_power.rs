@@ -6,32 +6,24 @@ use slipway_protocol::report::Failure;
 
 use super::{Teller, driver_boot};
 use crate::{
-    bmc::{Bmc, BmcError, PowerAction, PowerState, ipmi::IpmiBmc},
+    bmc::{Bmc, BmcError, PowerAction, PowerState},
     context::Context,
 };
 
 pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<(), Failure> {
-    let bmc = driver_boot::connect(context, &teller.work.order)?;
-    let result = match driver_boot::climb(&bmc, teller).await {
-        Ok(()) => switch(&bmc, on).await,
-        Err(error) => Err(error),
-    };
-    bmc.close().await;
-    result.map_err(driver_boot::bmc_failure)
+    let bmc = driver_boot::open(context, teller).await?;
+    let switched = switch(&*bmc, on).await;
+    driver_boot::close(bmc, switched).await
 }
 
 /// Asks the system to shut down; whether it does is its own affair, so the power is cut after the grace.
 pub(super) async fn shut_down(context: &Context, grace_s: u32, teller: &Teller) -> Result<(), Failure> {
-    let bmc = driver_boot::connect(context, &teller.work.order)?;
-    let result = match driver_boot::climb(&bmc, teller).await {
-        Ok(()) => give_grace(&bmc, Duration::from_secs(grace_s.into()), teller).await,
-        Err(error) => Err(error),
-    };
-    bmc.close().await;
-    result.map_err(driver_boot::bmc_failure)
+    let bmc = driver_boot::open(context, teller).await?;
+    let off = give_grace(&*bmc, Duration::from_secs(grace_s.into()), teller).await;
+    driver_boot::close(bmc, off).await
 }
 
-async fn give_grace(bmc: &IpmiBmc, grace: Duration, teller: &Teller) -> Result<(), BmcError> {
+async fn give_grace(bmc: &dyn Bmc, grace: Duration, teller: &Teller) -> Result<(), BmcError> {
     if bmc.power_state().await? == PowerState::Off {
         return Ok(());
     }
@@ -50,7 +42,7 @@ async fn give_grace(bmc: &IpmiBmc, grace: Duration, teller: &Teller) -> Result<(
 }
 
 /// Asks, then reads the state back until it is as wanted; the step's time limit bounds the wait.
-pub(super) async fn switch(bmc: &IpmiBmc, on: bool) -> Result<(), BmcError> {
+pub(super) async fn switch(bmc: &dyn Bmc, on: bool) -> Result<(), BmcError> {
     let (action, wanted) = if on {
         (PowerAction::On, PowerState::On)
     } else {

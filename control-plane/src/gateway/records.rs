@@ -1,0 +1,211 @@
+//! What the gateway reads and keeps, as a trait: the gateway's decisions are the same over the product's store, which
+//! [`App`] stands for, and over one that a simulator can break off at any call. A call that writes is one transaction.
+
+use std::collections::{BTreeSet, HashMap};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use slipway_protocol::{
+    ids::{ImageId, MacAddr, MachineId, SiteId},
+    image::ImageNotice,
+    keys::{Signer, VerifyingKey},
+    report::MachineSeen,
+    site::SiteConfig,
+    sync::Held,
+    topic::Kind,
+};
+
+use super::intake::Opened;
+use crate::{
+    app::App,
+    domain::{self, sites::config_of},
+    error::ApiError,
+    store::{
+        Database, StoreError, StoreResult, images,
+        orders::{self, OrderRow},
+        reports, sites,
+    },
+};
+
+/// By what the reports of sites are verified.
+pub type Keys = HashMap<SiteId, VerifyingKey>;
+
+/// The revision of a site's configuration, and its machines that have an order, with the order's revision.
+pub type Heads = (u64, Vec<(MachineId, u64)>);
+
+/// What the gateway works on.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// The clock.
+    fn now(&self) -> DateTime<Utc>;
+    /// Signs what is sent.
+    fn signer(&self) -> &Signer;
+    /// The keys of those of these sites that have joined.
+    async fn keys(&self, sites: BTreeSet<SiteId>) -> Result<Keys, ApiError>;
+    /// What a site should hold, by revisions; `None` for a site nobody made or joined.
+    async fn heads(&self, site: &SiteId) -> Result<Option<Heads>, ApiError>;
+    /// The orders of these machines; those without one are left out.
+    async fn orders(&self, machines: Vec<MachineId>) -> Result<Vec<OrderRow>, ApiError>;
+    /// Those of these images that are there.
+    async fn images(&self, needed: BTreeSet<ImageId>) -> Result<Vec<ImageId>, ApiError>;
+    /// A site's configuration with its revision.
+    async fn config(&self, site: &SiteId) -> Result<Option<(u64, SiteConfig)>, ApiError>;
+    /// What a site is told of an image.
+    async fn notice(&self, image: ImageId) -> Result<Option<ImageNotice>, ApiError>;
+    /// The revisions held of a site's reports, by machine.
+    async fn received(&self, site: &SiteId) -> Result<Vec<(String, u64)>, ApiError>;
+    /// A site was heard, or its connection was lost.
+    async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError>;
+    /// A site saw a machine nobody knows.
+    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<(), ApiError>;
+    /// Issues what is in force anew, above what an edge holds.
+    async fn raise(&self, site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError>;
+    /// Keeps those reports that are news, and wakes who waits for them.
+    async fn keep(&self, reports: Vec<Opened>) -> Result<(), ApiError>;
+}
+
+#[async_trait]
+impl Records for App {
+    fn now(&self) -> DateTime<Utc> {
+        (self.now)()
+    }
+
+    fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    async fn keys(&self, sites: BTreeSet<SiteId>) -> Result<Keys, ApiError> {
+        Ok(self.store.read(move |db| keys(db, sites)).await?)
+    }
+
+    async fn heads(&self, site: &SiteId) -> Result<Option<Heads>, ApiError> {
+        let id = site.clone();
+        Ok(self.store.read(move |db| heads(db, &id)).await?)
+    }
+
+    async fn orders(&self, machines: Vec<MachineId>) -> Result<Vec<OrderRow>, ApiError> {
+        let read = self.store.read(move |db| {
+            let rows = machines.into_iter().map(|machine| orders::get(db, machine));
+            rows.filter_map(StoreResult::transpose)
+                .collect::<StoreResult<_>>()
+        });
+        Ok(read.await?)
+    }
+
+    async fn images(&self, needed: BTreeSet<ImageId>) -> Result<Vec<ImageId>, ApiError> {
+        let read = self.store.transaction(move |db| images::existing(db, &needed));
+        Ok(read.await?)
+    }
+
+    async fn config(&self, site: &SiteId) -> Result<Option<(u64, SiteConfig)>, ApiError> {
+        let id = site.clone();
+        let row = self.store.transaction(move |db| sites::get(db, id.as_str()));
+        Ok(row
+            .await?
+            .map(|row| (row.revision, config_of(self, &row.settings))))
+    }
+
+    async fn notice(&self, image: ImageId) -> Result<Option<ImageNotice>, ApiError> {
+        let row = self
+            .store
+            .transaction(move |db| images::get(db, &image.to_string()));
+        Ok(row.await?.map(|image| ImageNotice {
+            name: image.name,
+            manifest: image.manifest,
+            pinned: false,
+        }))
+    }
+
+    async fn received(&self, site: &SiteId) -> Result<Vec<(String, u64)>, ApiError> {
+        let id = site.clone();
+        Ok(self.store.read(move |db| reports::revisions(db, &id)).await?)
+    }
+
+    async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError> {
+        let (site, now) = (site.clone(), (self.now)());
+        let set = self
+            .store
+            .transaction(move |db| domain::sites::heard(db, &site, online, now));
+        Ok(set.await?)
+    }
+
+    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<(), ApiError> {
+        let (site, now) = (site.clone(), (self.now)());
+        let put = self
+            .store
+            .transaction(move |db| domain::machines::seen(db, &site, mac, &seen, now));
+        Ok(put.await?)
+    }
+
+    async fn raise(&self, site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError> {
+        let id = site.clone();
+        let raised = self.store.transaction(move |db| {
+            for held in &ahead {
+                match (held.kind, held.subject.parse()) {
+                    (Kind::Config, _) => sites::raise_revision(db, &id, held.revision)?,
+                    (Kind::Order, Ok(machine)) => orders::raise_revision(db, machine, held.revision)?,
+                    _ => {}
+                }
+            }
+            Ok::<_, StoreError>(())
+        });
+        Ok(raised.await?)
+    }
+
+    async fn keep(&self, opened: Vec<Opened>) -> Result<(), ApiError> {
+        let now = (self.now)();
+        let kept = self.store.transaction(move |db| keep(db, &opened, now)).await?;
+        for (job, _) in &kept {
+            // Nobody waiting for this job is no error.
+            let _ = self.reports.send(job.to_string());
+        }
+        // Only the end of a job may leave a machine for those who wait; progress comes a hundred times as often.
+        if kept.iter().any(|(_, ended)| *ended) {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+}
+
+fn keys(db: &mut Database, sites: BTreeSet<SiteId>) -> StoreResult<Keys> {
+    let mut keys = Keys::new();
+    for site in sites {
+        if let Some(key) = sites::get(db, site.as_str())?.and_then(|row| row.report_key) {
+            keys.insert(site, key);
+        }
+    }
+    Ok(keys)
+}
+
+/// A site without an edge that joined is sent nothing: whoever listens there has lost its trust.
+fn heads(db: &mut Database, site: &SiteId) -> StoreResult<Option<Heads>> {
+    let row = sites::get(db, site.as_str())?.filter(|row| row.report_key.is_some());
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    Ok(Some((row.revision, orders::heads(db, site)?)))
+}
+
+/// Keeps reports that came together; answers the jobs of those that were news, and whether each has ended.
+fn keep(
+    db: &mut Database,
+    opened: &[Opened],
+    now: DateTime<Utc>,
+) -> StoreResult<Vec<(slipway_protocol::ids::JobId, bool)>> {
+    let heard: BTreeSet<&SiteId> = opened.iter().map(|report| &report.site).collect();
+    for site in heard {
+        domain::sites::heard(db, site, true, now)?;
+    }
+    let mut kept = Vec::new();
+    for Opened {
+        site,
+        revision,
+        report,
+    } in opened
+    {
+        if domain::jobs::take_report(db, site, *revision, report, now)? {
+            kept.push((report.job, report.outcome.is_final()));
+        }
+    }
+    Ok(kept)
+}
