@@ -187,6 +187,7 @@ mod tests {
             job: job(n),
             deadline: DateTime::<Utc>::MAX_UTC,
             retry: 0,
+            settled: None,
             hardware: Hardware {
                 macs: Vec::new(),
                 firmware: FirmwareKind::Bios,

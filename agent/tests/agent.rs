@@ -252,6 +252,7 @@ fn order(world: &World, job: JobId) -> Order {
         job,
         deadline: far(),
         retry: 0,
+        settled: None,
         hardware: Hardware {
             macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
             firmware: FirmwareKind::Bios,

@@ -140,6 +140,7 @@ fn order(job: u128) -> Order {
         job: JobId(Uuid::from_u128(job)),
         deadline: now(),
         retry: 0,
+        settled: None,
         hardware: Hardware {
             macs: vec![],
             firmware: FirmwareKind::Bios,

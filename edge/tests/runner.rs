@@ -42,6 +42,7 @@ fn order() -> Order {
         job: JobId(Uuid::nil()),
         deadline: at(3600),
         retry: 0,
+        settled: None,
         hardware: Hardware {
             macs: vec![],
             firmware: FirmwareKind::Bios,
@@ -332,6 +333,59 @@ fn a_failed_job_is_taken_up_at_the_step_that_failed() {
         (StepState::Running, 2),
         "a revision under way changes nothing"
     );
+}
+
+#[test]
+fn an_edge_that_lost_its_disk_does_not_do_again_what_was_done() {
+    let settled = |outcome: Outcome| {
+        let mut order = order();
+        let bind = Action::DhcpBind {
+            address: [192, 0, 2, 9].into(),
+            hostname: None,
+        };
+        order.steps.insert(0, step("bind", bind, &[]));
+        order.settled = Some(outcome);
+        order
+    };
+    let done = settled(Outcome::Done { at: at(9) });
+    let mut report = begin(&done, 7, None);
+    assert!(report.steps.iter().all(|s| s.state == StepState::Done));
+    assert!(
+        !advance(&done, &mut report, at(10)).changed,
+        "nothing is left to do"
+    );
+    let failed = settled(Outcome::Failed {
+        at: at(9),
+        step: Some(id("write")),
+        failure: Failure {
+            code: "disk_write".into(),
+            message: "x".into(),
+            transient: false,
+        },
+    });
+    let mut report = begin(&failed, 7, None);
+    assert!(
+        !advance(&failed, &mut report, at(10)).changed,
+        "nor is it tried again"
+    );
+    assert_eq!(state(&report, "bind").0, StepState::Done, "its address stays");
+    let taken_up = Order {
+        retry: 1,
+        settled: None,
+        ..failed
+    };
+    let mut report = begin(&taken_up, 8, Some(&report));
+    assert!(advance(&taken_up, &mut report, at(11)).changed);
+    assert_eq!(
+        state(&report, "image").0,
+        StepState::Running,
+        "unless somebody says so"
+    );
+    // Who has a report knows better than the order: the job ran on after it was signed.
+    let mut known = at_write(&order());
+    known.order_revision = 1;
+    let kept = begin(&settled(Outcome::Done { at: at(9) }), 9, Some(&known));
+    assert!(!kept.outcome.is_final());
 }
 
 #[test]

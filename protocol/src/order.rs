@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use crate::{
     ids::{Digest, ImageId, JobId, MacAddr, MachineId, SiteId, StepId},
     inventory::{DiskRule, FirmwareKind},
+    report::Outcome,
     seal::Sealed,
 };
 
@@ -29,6 +30,10 @@ pub struct Order {
     /// had not been done.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retry: u32,
+    /// How the job has ended, when the control plane knows it: an edge that lost what it knew, or was put back to an older
+    /// state, takes the work for done and does not do it a second time. Left out while the job runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Outcome>,
     /// How the machine is known on the wire and out of band.
     pub hardware: Hardware,
     /// Secrets by name, each sealed to the site's key under [`secret_context`].

@@ -117,6 +117,7 @@ fn order() {
         job: JobId(Uuid::from_u128(2)),
         deadline: at(7200),
         retry: 0,
+        settled: None,
         hardware: Hardware {
             macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
             firmware: FirmwareKind::Uefi,

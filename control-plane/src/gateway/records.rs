@@ -9,7 +9,7 @@ use slipway_protocol::{
     ids::{ImageId, MacAddr, MachineId, SiteId},
     image::ImageNotice,
     keys::{Signer, VerifyingKey},
-    report::MachineSeen,
+    report::{Failure, MachineSeen, Outcome},
     site::SiteConfig,
     sync::Held,
     topic::Kind,
@@ -22,9 +22,11 @@ use crate::{
     error::ApiError,
     store::{
         Database, StoreError, StoreResult, images,
+        jobs::{self, Job},
         orders::{self, OrderRow},
         reports, sites,
     },
+    workflow::state::JobState,
 };
 
 /// By what the reports of sites are verified.
@@ -85,7 +87,7 @@ impl Records for App {
 
     async fn orders(&self, machines: Vec<MachineId>) -> Result<Vec<OrderRow>, ApiError> {
         let read = self.store.read(move |db| {
-            let rows = machines.into_iter().map(|machine| orders::get(db, machine));
+            let rows = machines.into_iter().map(|machine| order(db, machine));
             rows.filter_map(StoreResult::transpose)
                 .collect::<StoreResult<_>>()
         });
@@ -175,6 +177,34 @@ fn keys(db: &mut Database, sites: BTreeSet<SiteId>) -> StoreResult<Keys> {
         }
     }
     Ok(keys)
+}
+
+/// An order, with how its job has ended: to an edge that has a report of it that is no news.
+fn order(db: &mut Database, machine: MachineId) -> StoreResult<Option<OrderRow>> {
+    let Some(mut row) = orders::get(db, machine)? else {
+        return Ok(None);
+    };
+    let job = jobs::get(db, &row.order.job.to_string())?;
+    row.order.settled = job.as_ref().and_then(outcome);
+    Ok(Some(row))
+}
+
+fn outcome(job: &Job) -> Option<Outcome> {
+    let at = job.finished_at?;
+    let failed = |failure| Outcome::Failed {
+        at,
+        step: None,
+        failure,
+    };
+    match job.state {
+        JobState::Queued | JobState::Running => None,
+        JobState::Done => Some(Outcome::Done { at }),
+        JobState::Failed | JobState::Cancelled => Some(failed(job.failure.clone().unwrap_or(Failure {
+            code: "cancelled".to_owned(),
+            message: "the job was called off".to_owned(),
+            transient: false,
+        }))),
+    }
 }
 
 /// A site without an edge that joined is sent nothing: whoever listens there has lost its trust.

@@ -96,6 +96,7 @@ pub fn compile(install: Install) -> Order {
         job: install.job,
         deadline: install.deadline,
         retry: 0,
+        settled: None,
         hardware: install.hardware,
         secrets: install.secrets,
         steps,

@@ -81,6 +81,7 @@ pub fn compile(installed: Installed, switch: Switch) -> Order {
         job: installed.job,
         deadline: installed.deadline,
         retry: 0,
+        settled: None,
         hardware: installed.hardware,
         secrets: installed.secrets,
         steps,

@@ -35,6 +35,7 @@ pub fn compile(
         job,
         deadline,
         retry: 0,
+        settled: None,
         hardware,
         secrets,
         steps: vec![off],

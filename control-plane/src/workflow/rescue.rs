@@ -75,6 +75,7 @@ fn order(installed: Installed, steps: Vec<Step>) -> Order {
         job: installed.job,
         deadline: installed.deadline,
         retry: 0,
+        settled: None,
         hardware: installed.hardware,
         secrets: installed.secrets,
         steps,

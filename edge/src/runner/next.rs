@@ -62,13 +62,29 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
         events: earlier.map(|r| r.events.clone()).unwrap_or_default(),
         hardware_faults,
     };
-    let Some(earlier) = earlier else { return report };
+    let Some(earlier) = earlier else {
+        settle(order, &mut report);
+        return report;
+    };
     match earlier.outcome {
         Outcome::Running => {}
         Outcome::Failed { at, .. } if order.retry > earlier.retry => take_up(order, &mut report, at),
         Outcome::Done { .. } | Outcome::Failed { .. } => report.outcome = earlier.outcome.clone(),
     }
     report
+}
+
+/// Takes the end of a job that this edge knows nothing of from its order: what was done is not done again. The machine keeps
+/// its address either way.
+fn settle(order: &Order, report: &mut Report) {
+    let Some(outcome) = &order.settled else { return };
+    let done = matches!(outcome, Outcome::Done { .. });
+    for (step, state) in order.steps.iter().zip(&mut report.steps) {
+        if done || matches!(step.action, Action::DhcpBind { .. }) {
+            state.state = StepState::Done;
+        }
+    }
+    report.outcome = outcome.clone();
 }
 
 /// What had not ended well when the job ended begins anew, after a boot if an agent is to do it.
