@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     access, account, alerts, apply, audit, client::Client, config, events, images, jobs, life, machine_types,
-    machines, output::Format, session, sites, stock, watch, webhooks,
+    machines, output::Format, session, signing_keys, sites, stock, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -57,6 +57,9 @@ enum Command {
     Apply(apply::Apply),
     /// Who did what
     Audit(account::Audit),
+    /// The keys that orders are signed by
+    #[command(subcommand)]
+    SigningKey(signing_keys::SigningKey),
     /// Sites
     #[command(subcommand)]
     Site(sites::Site),
@@ -150,6 +153,7 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Project(project) => access::run_project(client, output, project).await,
         Command::Apply(apply) => apply::run(client, output, apply).await,
         Command::Audit(audit) => audit::run(client, output, audit).await,
+        Command::SigningKey(command) => signing_keys::run(client, output, command).await,
         Command::Site(site) => sites::run(client, output, site).await,
         Command::Machine(machine) => machines::run(client, output, machine).await,
         Command::MachineType(what) => machine_types::run(client, output, what).await,

@@ -18,6 +18,7 @@ mod machines;
 mod output;
 mod progress;
 mod session;
+mod signing_keys;
 mod sites;
 mod sso;
 mod stock;

@@ -15,6 +15,7 @@ use crate::{
     gateway::Admitted,
     notify::{egress::Private, post::Poster},
     pki::{self, Authority, PkiError},
+    signing::Signing,
     store::Store,
     vault::Vault,
 };
@@ -30,7 +31,9 @@ pub struct App {
     /// Certificates.
     pub authority: Authority,
     /// Signs orders.
-    pub signer: Signer,
+    pub signing: Signing,
+    /// The first signing key, which lies in a file.
+    pub file_key: Arc<Signer>,
     /// Image chunks.
     pub chunks: Chunks,
     /// The clock, in microseconds as the store keeps them: what is told is what is read later.
@@ -76,7 +79,8 @@ impl App {
         Ok(Arc::new(Self {
             vault: Vault::new(&pki::vault_key(dir)?),
             authority: Authority::open(dir)?,
-            signer: pki::order_signer(dir)?,
+            signing: Signing::new(pki::order_signer(dir)?),
+            file_key: Arc::new(pki::order_signer(dir)?),
             chunks: Chunks::new(dir.join("chunks")),
             store,
             now: clock,

@@ -18,6 +18,7 @@ pub mod pki;
 pub mod router;
 pub mod scheduler;
 pub mod serve;
+pub mod signing;
 pub mod store;
 pub mod telemetry;
 pub mod upkeep;

@@ -21,8 +21,8 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, addresses, alerts, audit, events, images, instance_batches, instances, jobs,
-        machine_changes, machine_import, machine_types, machines, projects, rescue, sites, sso, stock, users,
-        webhooks,
+        machine_changes, machine_import, machine_types, machines, projects, rescue, signing_keys, sites, sso,
+        stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -133,6 +133,8 @@ fn guarded_routes() -> Routes {
         .routes(routes!(sites::get, sites::update, sites::delete))
         .routes(routes!(sites::token))
         .routes(routes!(sites::revoke))
+        .routes(routes!(signing_keys::list, signing_keys::rotate))
+        .routes(routes!(signing_keys::retire))
         .routes(routes!(addresses::list))
         .routes(routes!(addresses::reserve))
         .routes(routes!(addresses::unreserve))

@@ -49,12 +49,14 @@ pub async fn run(
     };
     let app = App::new(config, store.with_tracer(tracer), metrics)?;
     let exporter = exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone())));
+    domain::signing_keys::load(&app).await?;
     let (client, events) = gateway::connect(&app, &stop).await?;
     let records: Arc<dyn gateway::records::Records> = Arc::clone(&app) as _;
     let gateway = Gateway::new(records, Arc::new(client), app.sites.subscribe());
     let gateway = tokio::spawn(gateway.run(events, stop.clone()));
     let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
     let events_task = tokio::spawn(domain::events::run(Arc::clone(&app), stop.clone()));
+    let keys = tokio::spawn(domain::signing_keys::run(Arc::clone(&app), stop.clone()));
     let webhooks = tokio::spawn(notify::webhooks::run(Arc::clone(&app), stop.clone()));
     let alerts = tokio::spawn(notify::alerts::run(Arc::clone(&app), stop.clone()));
     let mails = tokio::spawn(send_mails(Arc::clone(&app), mailer, stop.clone()));
@@ -76,6 +78,7 @@ pub async fn run(
         result = server => result?,
         ended = gateway => ended.context("the gateway failed")?,
         ended = events_task => ended.context("the event stream failed")?,
+        ended = keys => ended.context("the look at signing keys failed")?,
         ended = webhooks => ended.context("the delivery of webhooks failed")?,
         ended = alerts => ended.context("the look at alert rules failed")?,
         ended = mails => ended.context("the sending of mails failed")?,

@@ -287,6 +287,12 @@ impl Signer {
         })
     }
 
+    /// The id by which messages name it.
+    #[must_use]
+    pub fn key_id(&self) -> &KeyId {
+        &self.id
+    }
+
     /// The public half.
     #[must_use]
     pub fn verifying_key(&self) -> VerifyingKey {

@@ -16,6 +16,7 @@ pub mod machine_types;
 pub mod machines;
 pub mod projects;
 pub mod rescue;
+pub mod signing_keys;
 pub mod sites;
 pub mod sso;
 pub mod stock;

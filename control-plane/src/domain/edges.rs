@@ -1,12 +1,12 @@
 //! The edge boxes of sites: joining by a token, renewal of their certificates, and taking a lost one's rights back.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use slipway_protocol::{
-    ids::{Digest, SiteId},
-    keys::{Expect, KeyRing, Stamp},
+    ids::{Digest, KeyId, SiteId},
+    keys::{Expect, KeyRing, Signer, Stamp},
     seal::{self, Secret},
     site::{
         JoinAnswer, JoinRequest, JoinToken, ProvenJoinRequest, RenewAnswer, RenewRequest, chunk_key_context,
@@ -16,6 +16,7 @@ use slipway_protocol::{
 
 use super::{
     jobs, machines,
+    signing_keys::load as load_keys,
     sites::{config_of, get, known, missing, seen_by},
 };
 use crate::{
@@ -56,7 +57,7 @@ pub async fn join_token(
         url: app.config.public_url.clone(),
         id: hex::encode(vault::random::<8>()?),
         secret: hex::encode(vault::random::<32>()?),
-        verifying_key: app.signer.verifying_key(),
+        verifying_key: app.signing.newest().signer.verifying_key(),
     };
     let secret = app
         .vault
@@ -102,7 +103,7 @@ async fn check_proof(app: &App, proven: &ProvenJoinRequest, now: DateTime<Utc>) 
             .decrypt(&token_place(&request.token), &row.secret)?
             .reveal()
             .to_owned(),
-        verifying_key: app.signer.verifying_key(),
+        verifying_key: app.signing.newest().signer.verifying_key(),
     };
     let expected = Digest::of(token.proof(request).as_bytes());
     if row.site != request.site.as_str() || expected != Digest::of(proven.proof.as_bytes()) {
@@ -142,9 +143,11 @@ pub async fn join(app: &App, proven: ProvenJoinRequest, address: String) -> Resu
         .encrypt(&chunk_key_place(site.id.as_str()), &chunk_key)?;
     let serial = certificates.uplink.serial.clone();
     let until = certificates.until;
+    let trusts = signer_for(app, &request)?;
+    let newest = app.signing.newest().signer.key_id().clone();
     let (id, join) = (site.id.clone(), (request, kept, address));
     app.store
-        .transaction(move |db| take_in(db, &id, join, (serial, until), now))
+        .transaction(move |db| take_in(db, &id, join, (serial, until, newest), now))
         .await?;
     admit(app, &site.id).await?;
     let answer = JoinAnswer {
@@ -154,12 +157,26 @@ pub async fn join(app: &App, proven: ProvenJoinRequest, address: String) -> Resu
         broker_host: app.config.mqtt_public.host.clone(),
         broker_port: app.config.mqtt_public.port,
         chunk_key: sealed,
-        config: config_of(app, &site.settings),
+        config: config_of(&site.settings, app.signing.verifying()),
     };
     app.work.notify_one();
+    load_keys(app).await?;
     app.poke_site(site.id.as_str());
     let stamp = stamp(site.revision, now);
-    Ok(app.signer.seal(&Topic::Config(site.id), stamp, &answer))
+    Ok(trusts.seal(&Topic::Config(site.id), stamp, &answer))
+}
+
+/// The key the edge expects the answer to be signed by.
+fn signer_for(app: &App, request: &JoinRequest) -> Result<Arc<Signer>, ApiError> {
+    match &request.trusts {
+        None => Ok(app.signing.newest().signer),
+        Some(id) => app.signing.by_id(id).map(|key| key.signer).ok_or_else(|| {
+            refused(
+                "token_key",
+                "this join token is older than a change of signing keys; make a new one",
+            )
+        }),
+    }
 }
 
 fn stamp(revision: u64, now: DateTime<Utc>) -> Stamp {
@@ -203,7 +220,7 @@ fn take_in(
     db: &mut Database,
     id: &SiteId,
     (request, chunk_key, address): (JoinRequest, String, String),
-    (serial, until): (String, DateTime<Utc>),
+    (serial, until, newest): (String, DateTime<Utc>, KeyId),
     now: DateTime<Utc>,
 ) -> Result<(), ApiError> {
     if !sites::use_token(db, &request.token, now)? {
@@ -214,7 +231,13 @@ fn take_in(
     }
     let again = edge_certificates::revoke(db, id, now)? > 0;
     edge_certificates::add(db, id, &serial, (now, until))?;
-    sites::set_keys(db, id, request.report_key, request.sealing_key, &chunk_key)?;
+    sites::set_keys(
+        db,
+        id,
+        request.report_key,
+        request.sealing_key,
+        (&chunk_key, &newest),
+    )?;
     let ended = if again {
         jobs::end_all_at(
             db,
@@ -304,7 +327,7 @@ pub async fn renew(app: &App, id: String, payload: &[u8], address: String) -> Re
         ca: app.authority.certificate.clone(),
     };
     let topic = Topic::Identity(site.id.clone());
-    Ok(app.signer.seal(
+    Ok(app.signing.of_site(&site.id).signer.seal(
         &topic,
         stamp(now.timestamp_millis().cast_unsigned(), now),
         &answer,

@@ -13,6 +13,7 @@ pub mod machine_types;
 pub mod machines;
 pub mod measures;
 pub mod projects;
+pub mod signing_keys;
 pub mod sites;
 pub mod sso;
 pub mod timeline;

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use slipway_protocol::{
     ids::SiteId,
+    keys::VerifyingKey,
     site::{SiteConfig, SubnetConfig},
 };
 
@@ -22,12 +23,12 @@ use crate::{
     upkeep::mosquitto::CONTROL_PLANE,
 };
 
-/// A site's configuration as its edge gets it.
+/// A site's configuration as its edge gets it, with the keys it is to trust, the newest first.
 #[must_use]
-pub fn config_of(app: &App, settings: &SiteSettings) -> SiteConfig {
+pub fn config_of(settings: &SiteSettings, verifying_keys: Vec<VerifyingKey>) -> SiteConfig {
     SiteConfig {
         subnets: settings.subnets.clone(),
-        verifying_keys: vec![app.signer.verifying_key()],
+        verifying_keys,
         discover: settings.discover,
     }
 }

@@ -220,7 +220,7 @@ impl Gateway {
             received.hold(Kind::Report, machine, revision);
         }
         match answer_hello(&wanted.holdings(), &received, hello) {
-            HelloAnswer::InSync => {}
+            HelloAnswer::InSync => self.records.confirmed(site, wanted.config()).await?,
             HelloAnswer::AskLists => self.ask(site, &SyncRequest::Lists),
             HelloAnswer::Exchange {
                 send,
@@ -312,7 +312,7 @@ impl Gateway {
         // The edge says hello again at its next tick.
         let _ = self.client.publish(
             &topic.to_string(),
-            self.records.signer().seal(&topic, stamp, request),
+            self.records.signer(site).seal(&topic, stamp, request),
         );
     }
 }

@@ -1,12 +1,15 @@
 //! What the gateway reads and keeps, as a trait: the gateway's decisions are the same over the product's store, which
 //! [`App`] stands for, and over one that a simulator can break off at any call. A call that writes is one transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use slipway_protocol::{
-    ids::{ImageId, MacAddr, MachineId, SiteId},
+    ids::{Digest, ImageId, MacAddr, MachineId, SiteId},
     image::ImageNotice,
     keys::{Signer, VerifyingKey},
     report::{Failure, MachineSeen, Outcome},
@@ -24,7 +27,7 @@ use crate::{
         Database, StoreError, StoreResult, images,
         jobs::{self, Job},
         orders::{self, OrderRow},
-        reports, sites,
+        reports, signing_keys, sites,
     },
     workflow::state::JobState,
 };
@@ -40,8 +43,16 @@ pub type Heads = (u64, Vec<(MachineId, u64)>);
 pub trait Records: Send + Sync {
     /// The clock.
     fn now(&self) -> DateTime<Utc>;
-    /// Signs what is sent.
-    fn signer(&self) -> &Signer;
+    /// Signs what is sent to a site.
+    fn signer(&self, site: &SiteId) -> Arc<Signer>;
+    /// The revision that images' notices have for a site: their content never changes, but who vouches for it.
+    fn edition(&self, _site: &SiteId) -> u64 {
+        1
+    }
+    /// A site holds its configuration in this revision.
+    async fn confirmed(&self, _site: &SiteId, _config: u64) -> Result<(), ApiError> {
+        Ok(())
+    }
     /// The keys of those of these sites that have joined.
     async fn keys(&self, sites: BTreeSet<SiteId>) -> Result<Keys, ApiError>;
     /// What a site should hold, by revisions; `None` for a site nobody made or joined.
@@ -72,8 +83,16 @@ impl Records for App {
         (self.now)()
     }
 
-    fn signer(&self) -> &Signer {
-        &self.signer
+    fn signer(&self, site: &SiteId) -> Arc<Signer> {
+        self.signing.of_site(site).signer
+    }
+
+    fn edition(&self, site: &SiteId) -> u64 {
+        edition(self.signing.of_site(site).generation, site, (self.now)())
+    }
+
+    async fn confirmed(&self, site: &SiteId, config: u64) -> Result<(), ApiError> {
+        domain::signing_keys::confirm(self, site, config).await
     }
 
     async fn keys(&self, sites: BTreeSet<SiteId>) -> Result<Keys, ApiError> {
@@ -101,10 +120,16 @@ impl Records for App {
 
     async fn config(&self, site: &SiteId) -> Result<Option<(u64, SiteConfig)>, ApiError> {
         let id = site.clone();
-        let row = self.store.transaction(move |db| sites::get(db, id.as_str()));
-        Ok(row
-            .await?
-            .map(|row| (row.revision, config_of(self, &row.settings))))
+        let read = self.store.transaction(move |db| {
+            // Together: a revision stands for the keys that were announced by it, which this process may not know yet.
+            let Some(row) = sites::get(db, id.as_str())? else {
+                return Ok(None);
+            };
+            let keys = signing_keys::all(db)?.into_iter();
+            let keys = keys.filter(|key| key.retired_at.is_none()).map(|key| key.public);
+            Ok::<_, StoreError>(Some((row.revision, config_of(&row.settings, keys.collect()))))
+        });
+        Ok(read.await?)
     }
 
     async fn notice(&self, image: ImageId) -> Result<Option<ImageNotice>, ApiError> {
@@ -177,6 +202,18 @@ fn keys(db: &mut Database, sites: BTreeSet<SiteId>) -> StoreResult<Keys> {
         }
     }
     Ok(keys)
+}
+
+/// How long before their notices run out images are told of anew, twice over.
+const HALF_A_YEAR_S: u64 = 180 * 24 * 3600;
+
+/// Grows with the key a site is signed to by, and twice a year, so that no agent meets a notice that has run out; each site on
+/// a day of its own.
+fn edition(generation: u64, site: &SiteId, now: DateTime<Utc>) -> u64 {
+    let bytes = Digest::of(site.as_str().as_bytes()).0;
+    let day = u64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) % HALF_A_YEAR_S;
+    let half_years = (now.timestamp().max(0).cast_unsigned() + day) / HALF_A_YEAR_S;
+    generation * 1_000_000 + half_years
 }
 
 /// An order, with how its job has ended: to an edge that has a report of it that is no news.

@@ -73,7 +73,8 @@ impl Library {
             .filter_map(|(machine, _)| Some(&self.needs.get(machine)?.1));
         let needed: BTreeSet<ImageId> = needed.flatten().copied().collect();
         let images = records.images(needed).await?;
-        Ok(Some(Wanted::new(config_revision, &heads, &images)))
+        let edition = records.edition(site);
+        Ok(Some(Wanted::new(config_revision, &heads, (&images, edition))))
     }
 }
 
@@ -90,7 +91,7 @@ fn images_of(order: &Order) -> BTreeSet<ImageId> {
 }
 
 impl Wanted {
-    fn new(config_revision: u64, orders: &[Head], images: &[ImageId]) -> Self {
+    fn new(config_revision: u64, orders: &[Head], (images, edition): (&[ImageId], u64)) -> Self {
         let mut documents = BTreeMap::new();
         let mut add = |kind: Kind, subject: String, revision: u64| {
             documents.insert(Document { kind, subject }, revision);
@@ -100,8 +101,7 @@ impl Wanted {
             add(Kind::Order, machine.to_string(), *revision);
         }
         for image in images {
-            // An image never changes under its id, so its notice has one revision.
-            add(Kind::Image, image.to_string(), 1);
+            add(Kind::Image, image.to_string(), edition);
         }
         Self { documents }
     }
@@ -115,6 +115,15 @@ impl Wanted {
             .collect();
         documents.sort_by_key(|(document, _)| document.kind != Kind::Image);
         documents
+    }
+
+    /// The revision of the configuration.
+    pub(super) fn config(&self) -> u64 {
+        let config = Document {
+            kind: Kind::Config,
+            subject: "-".to_owned(),
+        };
+        self.documents.get(&config).copied().unwrap_or_default()
     }
 
     pub(super) fn holdings(&self) -> Holdings {
@@ -159,7 +168,7 @@ async fn order(records: &dyn Records, site: &SiteId, machine: MachineId) -> Resu
 async fn notice(records: &dyn Records, site: &SiteId, image: ImageId) -> Result<Option<Sealed>, ApiError> {
     let notice = records.notice(image).await?;
     let topic = Topic::Image(site.clone(), image);
-    Ok(notice.map(|notice| seal(records, topic, (1, LONG), &notice)))
+    Ok(notice.map(|notice| seal(records, topic, (records.edition(site), LONG), &notice)))
 }
 
 fn seal<T: Serialize>(
@@ -174,7 +183,7 @@ fn seal<T: Serialize>(
         issued_at,
         expires_at: issued_at + validity,
     };
-    let payload = records.signer().seal(&topic, stamp, body);
+    let payload = records.signer(topic.site()).seal(&topic, stamp, body);
     Sealed {
         topic,
         revision,

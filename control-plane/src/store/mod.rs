@@ -31,6 +31,7 @@ pub mod reports;
 pub mod reservations;
 mod schema;
 pub mod settings;
+pub mod signing_keys;
 pub mod sites;
 pub mod states;
 pub mod stock;

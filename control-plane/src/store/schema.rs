@@ -17,6 +17,17 @@ diesel::table! {
         created_at -> BigInt,
         certificate_until -> Nullable<BigInt>,
         revoked_at -> Nullable<BigInt>,
+        signing_key -> Nullable<Text>,
+    }
+}
+diesel::table! {
+    signing_keys (id) {
+        id -> Text,
+        generation -> BigInt,
+        public -> Text,
+        private -> Nullable<Text>,
+        created_at -> BigInt,
+        retired_at -> Nullable<BigInt>,
     }
 }
 diesel::table! {

@@ -3,7 +3,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
-use slipway_protocol::{ids::SiteId, keys::VerifyingKey, seal::SealingKey, site::SubnetConfig};
+use slipway_protocol::{
+    ids::{KeyId, SiteId},
+    keys::VerifyingKey,
+    seal::SealingKey,
+    site::SubnetConfig,
+};
 use utoipa::ToSchema;
 
 use super::{
@@ -100,6 +105,7 @@ type Row = (
     i64,
     Option<i64>,
     Option<i64>,
+    Option<String>,
 );
 
 fn site(row: Row) -> StoreResult<Site> {
@@ -115,6 +121,7 @@ fn site(row: Row) -> StoreResult<Site> {
         created_at,
         until,
         revoked,
+        _,
     ) = row;
     Ok(Site {
         id: parse(&id)?,
@@ -211,7 +218,7 @@ pub fn raise_revision(connection: &mut Database, id: &SiteId, above: u64) -> Sto
     Ok(())
 }
 
-/// Notes what an edge told at joining.
+/// Notes what an edge told at joining, and the newest key it is told to trust.
 ///
 /// # Errors
 /// When the database fails.
@@ -220,10 +227,11 @@ pub fn set_keys(
     id: &SiteId,
     report_key: VerifyingKey,
     sealing_key: SealingKey,
-    chunk_key: &str,
+    (chunk_key, trusts): (&str, &KeyId),
 ) -> StoreResult<()> {
     use sites::dsl;
     let change = (
+        dsl::signing_key.eq(Some(trusts.to_string())),
         dsl::report_key.eq(Some(report_key.to_string())),
         dsl::sealing_key.eq(Some(sealing_key.to_string())),
         dsl::chunk_key.eq(Some(chunk_key)),

@@ -29,8 +29,14 @@ use crate::common::server::{Server, on_each_server};
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A box that joined, with the folder it keeps its identity in.
-async fn join(server: &Server) -> (Identity, TempDir) {
-    let (status, token) = server.post("/api/v1/sites/bj-1/tokens", json!({})).await;
+pub(crate) async fn join(server: &Server) -> (Identity, TempDir) {
+    join_site(server, "bj-1").await
+}
+
+/// The same at any site.
+pub(crate) async fn join_site(server: &Server, site: &str) -> (Identity, TempDir) {
+    let path = format!("/api/v1/sites/{site}/tokens");
+    let (status, token) = server.post(&path, json!({})).await;
     assert_eq!(status, StatusCode::CREATED, "{token}");
     let token = JoinToken::from_text(token["token"].as_str().unwrap()).unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -26,6 +26,7 @@ mod migrations;
 mod model;
 mod openapi;
 mod scheduler;
+mod signing_keys;
 mod small;
 mod sso;
 mod sso_lies;

@@ -45,7 +45,7 @@ pub(crate) fn make_site(db: &mut Database, name: &str) -> StoreResult<()> {
     sites::insert(db, &site(name), &settings, Utc::now())?;
     let report_key = Signer::generate().unwrap().0.verifying_key();
     let sealing_key = OpeningKey::generate().unwrap().0.sealing_key();
-    sites::set_keys(db, &site(name), report_key, sealing_key, "-")
+    sites::set_keys(db, &site(name), report_key, sealing_key, ("-", &report_key.id()))
 }
 
 pub(crate) fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {

@@ -145,7 +145,7 @@ async fn one_trace(database: Option<String>) {
     let joined = store.transaction(move |db| {
         let report_key = Signer::generate().unwrap().0.verifying_key();
         let sealing_key = OpeningKey::generate().unwrap().0.sealing_key();
-        sites::set_keys(db, &joins, report_key, sealing_key, "-")
+        sites::set_keys(db, &joins, report_key, sealing_key, ("-", &report_key.id()))
     });
     joined.await.unwrap();
     let job = job_runs(&server, &id).await;

@@ -1,0 +1,2 @@
+ALTER TABLE sites DROP COLUMN signing_key;
+DROP TABLE signing_keys;
