@@ -6,7 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use diesel::{prelude::*, sqlite::SqliteConnection};
+use diesel::{
+    prelude::*,
+    result::{DatabaseErrorKind, Error},
+    sqlite::SqliteConnection,
+};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use slipway_protocol::{
     boot::BootToken,
@@ -108,7 +112,7 @@ pub trait Watch: Send + Sync {
     ///
     /// # Errors
     /// What the write fails with.
-    fn before(&self, operation: &'static str) -> QueryResult<()>;
+    fn before(&self, operation: &'static str) -> Result<(), String>;
     /// The write is on disk; nobody was told yet.
     fn after(&self, operation: &'static str);
 }
@@ -195,7 +199,10 @@ impl Store {
         let Some(watch) = &self.watch else {
             return self.with(operation, query);
         };
-        watch.before(operation).map_err(failed(operation))?;
+        watch.before(operation).map_err(|reason| {
+            let source = Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(reason));
+            StoreError::Query { operation, source }
+        })?;
         let done = self.with(operation, query)?;
         watch.after(operation);
         Ok(done)
