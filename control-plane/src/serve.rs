@@ -48,8 +48,8 @@ pub async fn run(
         None => (Tracer::default(), None),
     };
     let app = App::new(config, store.with_tracer(tracer), metrics)?;
-    let exporter = exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone())));
     domain::signing_keys::load(&app).await?;
+    let exporter = exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone())));
     let (client, events) = gateway::connect(&app, &stop).await?;
     let records: Arc<dyn gateway::records::Records> = Arc::clone(&app) as _;
     let gateway = Gateway::new(records, Arc::new(client), app.sites.subscribe());
@@ -68,12 +68,10 @@ pub async fn run(
         ));
     }
     info!(http = %app.config.http, "control plane up");
-    let (router, _) = router::routes(&app);
-    let server = axum::serve(
-        listener,
-        router.into_make_service_with_connect_info::<SocketAddr>(),
-    )
-    .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let service = router::routes(&app)
+        .0
+        .into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         result = server => result?,
         ended = gateway => ended.context("the gateway failed")?,

@@ -6,7 +6,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use diesel::{prelude::*, sqlite::SqliteConnection};
+use chrono::{DateTime, Utc};
+use diesel::{
+    prelude::*,
+    result::{DatabaseErrorKind, Error},
+    sqlite::SqliteConnection,
+};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use slipway_protocol::{
     boot::BootToken,
@@ -26,6 +31,9 @@ mod schema {
     }
     diesel::table! {
         boots (machine) { machine -> Text, job -> Text, boot_key -> Text, token -> Text, }
+    }
+    diesel::table! {
+        former_reports (job) { job -> Text, kept_at -> BigInt, body -> Text, }
     }
     diesel::table! {
         settings (name) { name -> Text, value -> Text, }
@@ -108,7 +116,7 @@ pub trait Watch: Send + Sync {
     ///
     /// # Errors
     /// What the write fails with.
-    fn before(&self, operation: &'static str) -> QueryResult<()>;
+    fn before(&self, operation: &'static str) -> Result<(), String>;
     /// The write is on disk; nobody was told yet.
     fn after(&self, operation: &'static str);
 }
@@ -195,7 +203,10 @@ impl Store {
         let Some(watch) = &self.watch else {
             return self.with(operation, query);
         };
-        watch.before(operation).map_err(failed(operation))?;
+        watch.before(operation).map_err(|reason| {
+            let source = Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(reason));
+            StoreError::Query { operation, source }
+        })?;
         let done = self.with(operation, query)?;
         watch.after(operation);
         Ok(done)
@@ -324,6 +335,46 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Keeps how far a job came whose order is no longer in force, and forgets those kept before `forget`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn put_former(
+        &self,
+        report: &Report,
+        now: DateTime<Utc>,
+        forget: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        use schema::former_reports::dsl;
+        let body = serde_json::to_string(report).map_err(|e| bad_row("report")(e.to_string()))?;
+        self.write("keep a former report", |connection| {
+            let old = dsl::former_reports.filter(dsl::kept_at.lt(forget.timestamp_micros()));
+            diesel::delete(old).execute(connection)?;
+            diesel::replace_into(dsl::former_reports)
+                .values((
+                    dsl::job.eq(report.job.to_string()),
+                    dsl::kept_at.eq(now.timestamp_micros()),
+                    dsl::body.eq(body),
+                ))
+                .execute(connection)
+        })?;
+        Ok(())
+    }
+
+    /// How far a job came whose order is no longer in force.
+    ///
+    /// # Errors
+    /// When the database fails or holds a report this build cannot read.
+    pub fn former(&self, job: JobId) -> Result<Option<Report>, StoreError> {
+        use schema::former_reports::dsl;
+        let row: Option<String> = self.with("read a former report", |connection| {
+            let row = dsl::former_reports.find(job.to_string());
+            row.select(dsl::body).first(connection).optional()
+        })?;
+        row.map(|body| serde_json::from_str(&body).map_err(|e| bad_row("report")(e.to_string())))
+            .transpose()
     }
 
     /// Keeps a machine's boot token.

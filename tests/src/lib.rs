@@ -5,6 +5,7 @@ pub mod api;
 pub mod fleet;
 pub mod handbook;
 pub mod newcomer;
+pub mod sim;
 pub mod terminal;
 pub mod timeline;
 pub mod world;

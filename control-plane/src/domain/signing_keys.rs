@@ -19,7 +19,7 @@ use crate::{
     error::{ApiError, chain},
     signing::Live,
     store::{
-        Database, StoreResult,
+        Database, StoreError, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
         signing_keys::{self, SigningKey},
@@ -70,7 +70,7 @@ pub async fn load(app: &App) -> Result<(), ApiError> {
             .await;
         match added {
             // Another replica was quicker.
-            Err(crate::store::StoreError::Taken { .. }) => app.store.read(signing_keys::all).await?,
+            Err(StoreError::Taken) => app.store.read(signing_keys::all).await?,
             other => other?,
         }
     } else {

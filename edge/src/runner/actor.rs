@@ -34,6 +34,9 @@ use crate::{
 /// Progress is written and sent at most this often a machine.
 const PROGRESS_EVERY: TimeDelta = TimeDelta::seconds(1);
 
+/// How long it is remembered how far a job came whose order is no longer in force. Orders are good for a few hours.
+const FORMER_KEPT: TimeDelta = TimeDelta::days(30);
+
 /// Something that happened.
 pub enum Input {
     /// A verified order was stored.
@@ -377,11 +380,16 @@ impl Actor {
             return Ok(());
         }
         info!(machine = %id, job = %order.job, revision, steps = order.steps.len(), "new order");
+        // One whose order was no longer valid when this process began is in the store alone.
+        let earlier = match self.machines.get(&id) {
+            Some(m) => Some(HeldReport {
+                revision: m.report_revision,
+                report: m.report.clone(),
+            }),
+            None => self.context.store.report(id)?,
+        };
+        let earlier = self.at_its_job(&order, earlier)?;
         let former = self.machines.remove(&id);
-        let earlier = former.as_ref().map(|m| HeldReport {
-            revision: m.report_revision,
-            report: m.report.clone(),
-        });
         let broken = order.check().err();
         let mut machine = Machine::new(order, revision, payload, earlier);
         if let Some(former) = former {
@@ -407,6 +415,32 @@ impl Actor {
             m.send_to_agent(&self.context, true);
         }
         Ok(())
+    }
+
+    /// The report that a new order goes on from. A control plane that was restored from a backup may put an order in
+    /// force again that had its time: what was done of it then is not done once more. So how far the former job came is
+    /// kept, and taken up when its order comes back.
+    fn at_its_job(
+        &self,
+        order: &Order,
+        earlier: Option<HeldReport>,
+    ) -> Result<Option<HeldReport>, StoreError> {
+        let Some(held) = earlier else { return Ok(None) };
+        if next::is_told_by(order, &held.report) {
+            return Ok(Some(held));
+        }
+        let now = (self.context.now)();
+        if !held.report.steps.is_empty() {
+            self.context
+                .store
+                .put_former(&held.report, now, now - FORMER_KEPT)?;
+        }
+        let former = self.context.store.former(order.job)?;
+        let former = former.filter(|_| !order.steps.is_empty());
+        Ok(Some(HeldReport {
+            revision: held.revision,
+            report: former.unwrap_or(held.report),
+        }))
     }
 
     fn phone_home(

@@ -68,6 +68,8 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
     };
     match earlier.outcome {
         Outcome::Running => {}
+        // Of an order that was taken back meanwhile, which says "do nothing": of this one not all is done.
+        Outcome::Done { .. } if report.steps.iter().any(|s| s.state != StepState::Done) => {}
         Outcome::Failed { at, .. } if order.retry > earlier.retry => take_up(order, &mut report, at),
         Outcome::Done { .. } | Outcome::Failed { .. } => report.outcome = earlier.outcome.clone(),
     }
@@ -85,6 +87,13 @@ fn settle(order: &Order, report: &mut Report) {
         }
     }
     report.outcome = outcome.clone();
+}
+
+/// Whether a report is on this order or a former revision of it, so that it tells of all its steps.
+#[must_use]
+pub fn is_told_by(order: &Order, report: &Report) -> bool {
+    let tells = |step: &Step| report.steps.iter().any(|s| s.id == step.id);
+    report.job == order.job && order.steps.len() == report.steps.len() && order.steps.iter().all(tells)
 }
 
 /// What had not ended well when the job ended begins anew, after a boot if an agent is to do it.
