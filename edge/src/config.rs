@@ -90,6 +90,9 @@ pub struct Given {
     /// Read-only MQTT for people, on loopback [default: 127.0.0.1:1883]
     #[arg(long, env = "SLIPWAY_EDGE_MQTT_DEBUG")]
     pub mqtt_debug: Option<SocketAddr>,
+    /// ADDRESS:PORT of a page that takes a join token while this box has not joined; the page ends when it has [default: none]
+    #[arg(long, env = "SLIPWAY_EDGE_SETUP")]
+    pub setup: Option<SocketAddr>,
     /// Folder with the LiveOS: vmlinuz and initramfs.img [default: /usr/lib/slipway/liveos]
     #[arg(long, env = "SLIPWAY_LIVEOS")]
     pub liveos: Option<PathBuf>,
@@ -113,6 +116,8 @@ pub struct Config {
     pub mqtt_port: u16,
     /// Read-only MQTT for people.
     pub mqtt_debug: SocketAddr,
+    /// Where a box that has not joined takes a token.
+    pub setup: Option<SocketAddr>,
     /// Folder with the LiveOS.
     pub liveos: PathBuf,
     /// Folder with the boot programs.
@@ -147,6 +152,7 @@ impl Given {
                 .mqtt_debug
                 .or(file.mqtt_debug)
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            setup: self.setup.or(file.setup),
             liveos: pick(self.liveos, file.liveos, "/usr/lib/slipway/liveos"),
             boot_programs: pick(self.boot_programs, file.boot_programs, "/usr/lib/ipxe"),
         })

@@ -84,6 +84,12 @@ fn path_in(data_dir: &Path) -> PathBuf {
 }
 
 impl Identity {
+    /// Whether this box has joined.
+    #[must_use]
+    pub fn is_there(data_dir: &Path) -> bool {
+        path_in(data_dir).exists()
+    }
+
     /// Reads it.
     ///
     /// # Errors

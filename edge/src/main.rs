@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use slipway_edge::{
     config::{Config, Given},
-    join, site,
+    identity::Identity,
+    join, preflight, setup, site,
 };
 use slipway_protocol::site::JoinToken;
 use tokio_util::sync::CancellationToken;
@@ -29,11 +30,20 @@ struct Cli {
 enum Command {
     /// Serve the site this box has joined (the default)
     Run,
-    /// Join a site with a one-time token made by `slipway site token SITE`
+    /// Join a site with a one-time token made by `slipway site token SITE`; the box is looked at first
     Join {
         /// The token; `-` reads it from standard input, where it does not show in the process list
         #[arg(env = "SLIPWAY_JOIN_TOKEN", hide_env_values = true)]
         token: String,
+        /// Join though the look found something that will not work
+        #[arg(long)]
+        force: bool,
+    },
+    /// Look whether this box is fit to serve a site, and change nothing
+    Check {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Write the manual pages into a folder
     #[command(hide = true)]
@@ -82,21 +92,42 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(command: Option<Command>, config: Config) -> anyhow::Result<()> {
+    match command {
+        Some(Command::Join { token, force }) => return join_site(&token, &config, force).await,
+        Some(Command::Check { json }) => return check(&config, json).await,
+        _ => {}
+    }
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
-    if let Some(Command::Join { token }) = command {
-        return join_site(&token, &config).await;
-    }
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(site::run(config, metrics, stop.clone()));
-    let signals = tokio::spawn(stop_on_signal(stop));
+    let signals = tokio::spawn(stop_on_signal(stop.clone()));
+    if let Some(page) = config.setup.filter(|_| !Identity::is_there(&config.data_dir))
+        && !setup::serve(&config, page, &stop).await?
+    {
+        return Ok(());
+    }
+    let running = tokio::spawn(site::run(config, metrics, stop));
     let result = running.await?;
     signals.abort();
     result
 }
 
-async fn join_site(token: &str, config: &Config) -> anyhow::Result<()> {
+async fn check(config: &Config, json: bool) -> anyhow::Result<()> {
+    let found = preflight::look(config, None, chrono::Utc::now()).await;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+    } else {
+        found.iter().for_each(|found| println!("{found}"));
+    }
+    anyhow::ensure!(
+        preflight::works(&found),
+        "this box cannot serve a site so; see what failed above"
+    );
+    Ok(())
+}
+
+async fn join_site(token: &str, config: &Config, force: bool) -> anyhow::Result<()> {
     let mut text = token.to_owned();
     if text == "-" {
         text.clear();
@@ -109,6 +140,14 @@ async fn join_site(token: &str, config: &Config) -> anyhow::Result<()> {
         }
     }
     let token = JoinToken::from_text(&text)?;
+    let found = preflight::look(config, Some(&token), chrono::Utc::now()).await;
+    found.iter().for_each(|found| eprintln!("{found}"));
+    anyhow::ensure!(
+        force || preflight::works(&found),
+        "nothing was done, and the token is still good: see to what failed above, or give --force"
+    );
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
     let identity = join::join(&token, &config.addresses(), &config.data_dir, chrono::Utc::now()).await?;
     println!(
         "Joined site {}. Start serving with `slipway-edge run`.",

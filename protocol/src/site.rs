@@ -55,6 +55,9 @@ pub struct JoinToken {
     pub secret: String,
     /// The control plane's key: the answer must be signed by it.
     pub verifying_key: VerifyingKey,
+    /// HOST:PORT of the central broker, so that the way to it can be looked at first. Older control planes leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
 }
 
 /// Starts every token, so that a person sees what it is.
@@ -200,6 +203,7 @@ mod tests {
             id: "t1".into(),
             secret: "s".into(),
             verifying_key: signer.verifying_key(),
+            broker: None,
         };
         let text = token.to_text();
         assert_eq!(

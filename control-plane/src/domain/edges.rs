@@ -58,6 +58,10 @@ pub async fn join_token(
         id: hex::encode(vault::random::<8>()?),
         secret: hex::encode(vault::random::<32>()?),
         verifying_key: app.signing.newest().signer.verifying_key(),
+        broker: Some(format!(
+            "{}:{}",
+            app.config.mqtt_public.host, app.config.mqtt_public.port
+        )),
     };
     let secret = app
         .vault
@@ -104,6 +108,7 @@ async fn check_proof(app: &App, proven: &ProvenJoinRequest, now: DateTime<Utc>) 
             .reveal()
             .to_owned(),
         verifying_key: app.signing.newest().signer.verifying_key(),
+        broker: None,
     };
     let expected = Digest::of(token.proof(request).as_bytes());
     if row.site != request.site.as_str() || expected != Digest::of(proven.proof.as_bytes()) {

@@ -261,3 +261,75 @@ async fn lost_box(server: &Server) {
     let audit = server.get("/api/v1/audit?limit=1000").await.to_string();
     assert!(audit.contains("site.revoke") && audit.contains("stolen on Friday"));
 }
+
+/// A box on loopback with all it needs, and the address of its set-up page.
+fn fit_box(dir: &std::path::Path) -> (slipway_edge::config::Config, std::net::SocketAddr) {
+    for file in ["vmlinuz", "initramfs.img", "undionly.kpxe", "snponly.efi"] {
+        std::fs::write(dir.join(file), "x").unwrap();
+    }
+    let free = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let config = slipway_edge::config::Config {
+        data_dir: dir.join("data"),
+        interfaces: vec!["lo=127.88.0.1".parse().unwrap()],
+        dhcp: false,
+        http_port: free().port(),
+        mqtt_port: free().port(),
+        mqtt_debug: free(),
+        setup: None,
+        liveos: dir.into(),
+        boot_programs: dir.into(),
+    };
+    (config, free())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_joins_by_its_own_page() {
+    let server = crate::common::server::server().await;
+    let subnet = json!({ "network": "127.88.0.0/24", "server": "127.88.0.1" });
+    let site = json!({ "id": "bj-1", "subnets": [subnet] });
+    assert_eq!(server.post("/api/v1/sites", site).await.0, StatusCode::CREATED);
+    let dir = tempfile::tempdir().unwrap();
+    let (config, at) = fit_box(dir.path());
+    let (stop, served) = (CancellationToken::new(), config.clone());
+    let ended = stop.clone();
+    let page = tokio::spawn(async move { slipway_edge::setup::serve(&served, at, &ended).await });
+    let url = format!("http://{at}/");
+    let limit = tokio::time::Instant::now() + LIMIT;
+    let shown = loop {
+        match server.http.get(&url).send().await {
+            Ok(answer) => break answer.text().await.unwrap(),
+            Err(_) => assert!(tokio::time::Instant::now() < limit, "no page at {url}"),
+        }
+    };
+    assert!(
+        shown.contains("HTTP boot on 127.88.0.1") && !shown.contains(">FAIL<"),
+        "{shown}"
+    );
+    let give = async |token: &str| {
+        let form = format!("token={token}");
+        let request = server.http.post(&url).body(form);
+        let kind = "application/x-www-form-urlencoded";
+        let answer = request.header("Content-Type", kind).send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    };
+    assert_eq!(give("hello").await.0, StatusCode::BAD_REQUEST);
+    let (_, token) = server.post("/api/v1/sites/bj-1/tokens", json!({})).await;
+    let token = token["token"].as_str().unwrap();
+    let taken = std::net::TcpListener::bind(("127.88.0.1", config.http_port)).unwrap();
+    let (status, text) = give(token).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{text}");
+    assert!(text.contains(">FAIL<") && !Identity::is_there(&config.data_dir));
+    drop(taken);
+    let (status, text) = give(token).await;
+    assert_eq!(status, StatusCode::OK, "the token is still good: {text}");
+    assert!(
+        text.contains("Joined site bj-1") && text.contains("central broker"),
+        "{text}"
+    );
+    assert!(page.await.unwrap().unwrap(), "the page has ended");
+    assert!(Identity::is_there(&config.data_dir));
+    assert_eq!(server.get("/api/v1/sites/bj-1").await["joined"], true);
+}
