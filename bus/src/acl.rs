@@ -10,10 +10,10 @@ pub struct Acl {
 }
 
 impl Acl {
-    /// Whether a message may be published on `topic`. A topic with wildcards never may.
+    /// Whether a message may be published on `topic`. A topic with wildcards or NUL (MQTT 3.1.1, 1.5.3) never may.
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
-        !topic.contains(['+', '#']) && self.publish.iter().any(|pattern| covers(pattern, topic))
+        !topic.contains(['+', '#', '\0']) && self.publish.iter().any(|pattern| covers(pattern, topic))
     }
 
     /// Whether all that `filter` matches is allowed. `$share/group/` is looked through.
@@ -26,7 +26,7 @@ impl Acl {
             },
             None => filter,
         };
-        self.subscribe.iter().any(|pattern| covers(pattern, filter))
+        !filter.contains('\0') && self.subscribe.iter().any(|pattern| covers(pattern, filter))
     }
 }
 
@@ -63,6 +63,7 @@ mod tests {
             "slipway/v1/bj-2/evt/hello",
             "slipway/v1/bj-1/cmd/config",
             "slipway/v1/bj-1/evt/+",
+            "slipway/v1/bj-1/evt/\0",
             "$SYS/x",
             "",
         ] {
@@ -76,6 +77,7 @@ mod tests {
             "slipway/v1/bj-1/evt/#",
             "$share/g/#",
             "$share/g",
+            "slipway/v1/bj-1/cmd/\0",
             "slipway/v1/bj-1/cmd",
         ] {
             assert!(!acl.may_subscribe(filter), "{filter}");

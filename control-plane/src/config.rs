@@ -69,6 +69,9 @@ pub struct Given {
     /// Where the embedded broker listens [default: 0.0.0.0:8883]
     #[arg(long, env = "SLIPWAY_MQTT")]
     pub mqtt: Option<SocketAddr>,
+    /// Most connections at once at the embedded broker, or at each door of the Mosquitto it configures [default: 10000]
+    #[arg(long, env = "SLIPWAY_MQTT_CONNECTIONS")]
+    pub mqtt_connections: Option<u32>,
     /// HOST:PORT by which edges reach the broker [default: 127.0.0.1 and the port of --mqtt]
     #[arg(long, env = "SLIPWAY_MQTT_PUBLIC")]
     pub mqtt_public: Option<String>,
@@ -127,6 +130,8 @@ pub struct Config {
     pub database_url: String,
     /// Where the embedded broker listens.
     pub mqtt: SocketAddr,
+    /// Most connections at once at the broker.
+    pub mqtt_connections: u32,
     /// By which edges reach the broker.
     pub mqtt_public: HostPort,
     /// By which edges and people reach the API.
@@ -182,6 +187,11 @@ impl Given {
             data_dir,
             max_installs: self.max_installs.or(file.max_installs).unwrap_or(2000),
             mqtt,
+            mqtt_connections: self
+                .mqtt_connections
+                .or(file.mqtt_connections)
+                .unwrap_or(10_000)
+                .max(1),
             mqtt_public: host_port("SLIPWAY_MQTT_PUBLIC", &mqtt_public)?,
             public_url: self
                 .public_url

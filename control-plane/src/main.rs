@@ -8,6 +8,7 @@ use std::{
 
 use chrono::Utc;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use slipway_control_plane::{
     config::{Config, Given},
     metrics,
@@ -80,6 +81,10 @@ enum Command {
     },
 }
 
+/// One from the edge to the guard and two between the guard and the broker behind it.
+const FILES_A_CONNECTION: u64 = 3;
+/// Database, HTTP, log.
+const OTHER_FILES: u64 = 256;
 /// Exit status for settings that cannot be used (BSD `EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
 
@@ -190,6 +195,7 @@ async fn write_mosquitto(
     let doors = mosquitto::Doors {
         sites: door(sites),
         replicas: door(replicas),
+        connections: config.mqtt_connections,
     };
     std::fs::create_dir_all(&config.data_dir)?;
     let (store, now) = (Store::open(&config.database_url).await?, Utc::now());
@@ -205,12 +211,32 @@ async fn write_mosquitto(
 async fn start(config: Config) -> anyhow::Result<()> {
     let kept = metrics::recorder()?.install_recorder()?;
     metrics::begin();
+    allow_files(config.mqtt_connections);
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
     let announce = |link: &str| println!("Set-up link, good once: {link}");
     let result = serve::run(config, kept, announce, stop).await;
     signals.abort();
     result
+}
+
+/// Raises the limit of open files to the most it may be: the usual 1,024 are used up by 340 edges, and then nobody gets in
+/// by HTTP either. Says so where that is not enough for all connections that the broker would take.
+fn allow_files(connections: u32) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    let wanted = u64::from(connections) * FILES_A_CONNECTION + OTHER_FILES;
+    match getrlimit(Resource::Nofile).current {
+        Some(allowed) if allowed < wanted => tracing::warn!(
+            allowed,
+            wanted,
+            "too few open files for SLIPWAY_MQTT_CONNECTIONS: raise LimitNOFILE, or lower that setting"
+        ),
+        _ => {}
+    }
 }
 
 async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {

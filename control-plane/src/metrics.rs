@@ -61,13 +61,26 @@ pub fn begin() {
         "expired",
         "stale",
         "not_joined",
+        "unknown_topic",
     ] {
         counter!("slipway_messages_refused_total", "code" => code).increment(0);
     }
     for kind in ["hello", "report"] {
         counter!("slipway_messages_accepted_total", "kind" => kind).increment(0);
     }
-    counter!("slipway_broker_refused_total", "what" => "connect").increment(0);
+    for what in [
+        "connections",
+        "tls",
+        "handshake",
+        "connect",
+        "revoked",
+        "packet",
+        "publish",
+        "subscribe",
+        "slow",
+    ] {
+        counter!("slipway_broker_refused_total", "what" => what).increment(0);
+    }
     for by in ["webhook", "mail"] {
         for result in ["delivered", "failed", "dead"] {
             counter!("slipway_notifications_total", "by" => by, "result" => result).increment(0);

@@ -34,6 +34,8 @@ use crate::{
 
 /// How often holdings are compared without another reason.
 const TICK: Duration = Duration::from_secs(30);
+/// Code of a message on a topic that nobody should send an edge anything on.
+const UNKNOWN_TOPIC: &str = "unknown_topic";
 /// Setting that holds the verifying keys of the last configuration, so that it can be verified again after a restart.
 pub const KEYS_SETTING: &str = "verifying_keys";
 /// How long a report stays good: a site may be cut off for long.
@@ -150,17 +152,27 @@ impl Uplink {
 
     async fn hear(&self, topic: &str, payload: &Bytes) -> Result<(), StoreError> {
         let Ok(topic) = topic.parse::<Topic>() else {
-            warn!(topic, "a message on a topic this edge does not know");
+            metrics::message_refused(UNKNOWN_TOPIC);
+            warn!(topic, "a message on a topic this edge does not know is refused");
             return Ok(());
         };
         // The mirror is for people only.
         let _ = self.mirror.publish(&topic.to_string(), payload.to_vec());
         let heard = match &topic {
+            // Every site trusts the same key: what was signed for another one must not be acted upon here.
+            other if other.site() != &self.context.site => Err(OpenError::Misaddressed {
+                topic: topic.to_string(),
+                made_for: format!("site {}", other.site()),
+            }),
             Topic::Config(_) => self.hear_config(&topic, payload)?,
             Topic::Image(..) => self.hear_image(&topic, payload)?,
             Topic::Order(..) => self.hear_order(&topic, payload).await?,
             Topic::Sync(_) => self.hear_sync(&topic, payload)?,
-            _ => Ok("other"),
+            _ => {
+                metrics::message_refused(UNKNOWN_TOPIC);
+                warn!(%topic, "a message on a topic that is no command's is refused");
+                return Ok(());
+            }
         };
         match heard {
             Ok(kind) => metrics::message_accepted(kind),

@@ -58,15 +58,9 @@ where
 {
     let (mut from_client, mut to_client) = tokio::io::split(stream);
     let mut buffer = BytesMut::with_capacity(4096);
-    let first = timeout(HANDSHAKE_LIMIT, read_frame(&mut from_client, &mut buffer)).await;
-    let connect = match first {
-        Ok(Ok(frame)) => frame,
-        Ok(Err(ended)) => return ended,
-        Err(_) => {
-            door.admission
-                .refused("handshake", &peer.to_string(), "no CONNECT within 5 s");
-            return Ended::Refused("no CONNECT".to_owned());
-        }
+    let connect = match first_frame(&mut from_client, &mut buffer, peer, door).await {
+        Ok(frame) => frame,
+        Err(ended) => return ended,
     };
     let (client, admitted, connect) = match judge_connect(connect, peer, certificate, door) {
         Ok(judged) => judged,
@@ -101,6 +95,7 @@ where
     }
     let (answers, queue) = mpsc::channel(16);
     let Admitted { acl, leave } = admitted;
+    let name = client.clone();
     let mut upward = Upward {
         acl,
         client,
@@ -111,8 +106,29 @@ where
     tokio::select! {
         () = leave.cancelled() => put_out(door, peer),
         ended = upward.run(from_client, buffer, to_broker) => ended,
-        ended = downward((from_broker, from_broker_buffer), to_client, queue) => ended,
+        ended = downward((from_broker, from_broker_buffer), to_client, queue) => {
+            if let Ended::Refused(reason) = &ended {
+                door.admission.refused("slow", &name, reason);
+            }
+            ended
+        }
     }
+}
+
+/// The first packet, which is to be a CONNECT, or why there is none.
+async fn first_frame<R: AsyncRead + Unpin>(
+    from: &mut R,
+    buffer: &mut BytesMut,
+    peer: SocketAddr,
+    door: &Door,
+) -> Result<BytesMut, Ended> {
+    let (what, reason) = match timeout(HANDSHAKE_LIMIT, read_frame(from, buffer)).await {
+        Ok(Err(Ended::Refused(reason))) => ("connect", format!("no CONNECT: {reason}")),
+        Ok(read) => return read,
+        Err(_) => ("handshake", "no CONNECT within 5 s".to_owned()),
+    };
+    door.admission.refused(what, &peer.to_string(), &reason);
+    Err(Ended::Refused(reason))
 }
 
 /// A client that may no longer be here.
@@ -168,8 +184,8 @@ fn judge_connect(
 }
 
 fn judge_will(will: LastWill, acl: &Acl) -> Result<LastWill, String> {
-    let topic = String::from_utf8_lossy(&will.topic).into_owned();
-    if acl.may_publish(&topic) {
+    let topic = topic_text(&will.topic)?;
+    if acl.may_publish(topic) {
         Ok(LastWill {
             retain: false,
             ..will
@@ -179,6 +195,11 @@ fn judge_will(will: LastWill, acl: &Acl) -> Result<LastWill, String> {
             "the last will is on `{topic}`, which this client may not publish"
         ))
     }
+}
+
+/// A topic's text. Bytes that are no UTF-8 would be one topic to the rules here and another one to the broker.
+fn topic_text(topic: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(topic).map_err(|_| "the topic is not UTF-8 (MQTT 3.1.1, 1.5.3)".to_owned())
 }
 
 fn is_plain_id(id: &str) -> bool {
@@ -239,8 +260,8 @@ impl Upward<'_> {
             .map_err(|e| ("packet", e.to_string()))?;
         match packet {
             Packet::Publish(publish, _) => {
-                let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-                if !self.acl.may_publish(&topic) {
+                let topic = topic_text(&publish.topic).map_err(|reason| ("packet", reason))?;
+                if !self.acl.may_publish(topic) {
                     return Err(("publish", format!("may not publish on `{topic}`")));
                 }
                 // Bit 0 of the first byte is RETAIN (MQTT 3.1.1, 3.3.1): a broker here keeps nothing.

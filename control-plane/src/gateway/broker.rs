@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
+use chrono::DateTime;
 use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
@@ -10,7 +11,12 @@ use slipway_bus::{
     guard::{Admission, Admitted, Applicant, Guard},
     tls,
 };
-use slipway_protocol::{ids::SiteId, seal::Secret, topic};
+use slipway_protocol::{
+    ids::{Digest, SiteId},
+    keys::{Signer, Stamp},
+    seal::Secret,
+    topic::{self, Topic},
+};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,10 +25,8 @@ use crate::{
     app::App,
     metrics,
     store::{StoreError, edge_certificates},
+    upkeep::mosquitto::CONTROL_PLANE,
 };
-
-/// Edges at once.
-const MAX_EDGES: usize = 10_000;
 
 /// Edges by their certificate: its common name is the site, and so is the client id, and it was not taken back.
 struct Edges(Arc<App>);
@@ -70,7 +74,7 @@ pub async fn connect(
                 tls: Some(tls::client_config(&app.authority.certificate, Some(&identity))?),
                 credentials: None,
                 // Replicas share what arrives: each message is taken by one of them.
-                subscriptions: vec![format!("$share/control-plane/{}", topic::all_events())],
+                subscriptions: vec![format!("$share/{}/{}", group(&app.signer), topic::all_events())],
                 will: None,
             }
         }
@@ -89,6 +93,20 @@ pub async fn connect(
         }
     };
     Ok(Client::start(options, stop.clone()))
+}
+
+/// The name of the replicas' share, that no site can know. Mosquitto lets anybody subscribe to anything and judges only what it
+/// hands out: a site in the same share would be given its part of all reports, and they would be dropped. A signature by
+/// Ed25519 is the same each time (RFC 8032, 5.1.6), so replicas that hold one key have one name; this one is never sent.
+fn group(signer: &Signer) -> String {
+    let nobody = SiteId::new(CONTROL_PLANE).expect("the name is a site's by its form");
+    let stamp = Stamp {
+        revision: 0,
+        issued_at: DateTime::UNIX_EPOCH,
+        expires_at: DateTime::UNIX_EPOCH,
+    };
+    let secret = signer.seal(&Topic::Renew(nobody), stamp, &"the replicas' share");
+    Digest::of(&secret).to_string()
 }
 
 async fn open_door(
@@ -120,7 +138,7 @@ async fn open_door(
         tls: Some(tls::server_config(&identity, Some(&app.authority.certificate))?),
         admission: Arc::new(Edges(Arc::clone(app))),
         backend: backend.clone(),
-        max_connections: MAX_EDGES,
+        max_connections: usize::try_from(app.config.mqtt_connections).unwrap_or(usize::MAX),
     };
     info!(%address, "embedded broker up");
     tokio::spawn(guard.run(stop.clone()));

@@ -43,6 +43,8 @@ pub use intake::Opened;
 /// The most messages that are looked at together: enough that a hundred sites' reports share a transaction, few enough
 /// that whoever else writes does not wait for long.
 const BATCH: usize = 64;
+/// Code of a message on a topic that no site says anything on.
+const UNKNOWN_TOPIC: &str = "unknown_topic";
 /// How long a sync request stays good.
 const SYNC_VALIDITY: TimeDelta = TimeDelta::minutes(5);
 
@@ -55,6 +57,9 @@ enum Refusal {
     /// It is of a site that has not joined.
     #[error("site {0} has no edge that joined")]
     NotJoined(SiteId),
+    /// No site says anything there.
+    #[error("no site says anything on this topic")]
+    UnknownTopic,
     /// The store failed; the next comparison of holdings brings it again.
     #[error(transparent)]
     Failed(#[from] ApiError),
@@ -71,6 +76,10 @@ impl Refusal {
             Self::NotJoined(site) => {
                 metrics::message_refused("not_joined");
                 warn!(%topic, %site, "a message of a site that has not joined is refused");
+            }
+            Self::UnknownTopic => {
+                metrics::message_refused(UNKNOWN_TOPIC);
+                warn!(%topic, "a message on a topic that no site should use is refused");
             }
             Self::Failed(failure) => {
                 error!(%topic, error = %chain(failure), "a message could not be stored")
@@ -146,7 +155,10 @@ impl Gateway {
                         self.take_reports(&mut reports).await;
                         self.hear(&topic, &payload).await;
                     }
-                    Err(_) => warn!(topic, "a message on a topic nobody here knows"),
+                    Err(_) => {
+                        metrics::message_refused(UNKNOWN_TOPIC);
+                        warn!(topic, "a message on a topic nobody here knows is refused");
+                    }
                 },
                 Event::Connected => self.sent.clear(),
                 Event::Disconnected { reason } => warn!(reason, "no connection to the broker; trying on"),
@@ -189,7 +201,7 @@ impl Gateway {
                 self.records.heard(site, presence.body().online).await?;
                 Ok("presence")
             }
-            _ => Ok("other"),
+            _ => Err(Refusal::UnknownTopic),
         }
     }
 

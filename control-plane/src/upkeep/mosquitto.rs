@@ -17,6 +17,8 @@ pub struct Doors {
     pub sites: (String, u16),
     /// For replicas, in a network that sites do not reach.
     pub replicas: (String, u16),
+    /// Most connections at once, at each.
+    pub connections: u32,
 }
 
 /// A configuration that cannot be written.
@@ -69,6 +71,9 @@ pub fn write(
     Ok(())
 }
 
+/// What may wait for a reader who is slow or away, in bytes: sixteen of the largest messages.
+const QUEUED_BYTES: usize = 16 * slipway_bus::MAX_PACKET_BYTES;
+
 /// A site speaks below its own `evt/` and hears its own `cmd/`; `%u` is the name in its certificate.
 const SITES: &str = "\
 pattern write slipway/v1/%u/evt/#
@@ -81,7 +86,8 @@ topic read slipway/v1/+/evt/#
 topic write slipway/v1/+/cmd/#
 ";
 
-/// Nothing is kept and nothing queued for who is away: what a broker forgets, the next comparison finds. A site's client
+/// Nothing is kept: what a broker forgets, the next comparison finds. A retained message would be told again to whoever comes
+/// later, a session without end fills the memory, and so do messages that a slow reader leaves; each has its limit. A site's client
 /// id is its name whatever it says, so none can take another's place; replicas share a name, so they have a door of their
 /// own.
 fn configuration(folder: &Path, doors: &Doors) -> String {
@@ -95,11 +101,16 @@ fn configuration(folder: &Path, doors: &Doors) -> String {
         file("broker.key"),
     );
     let listener = |(address, port): &(String, u16), acl: &str, more: &str| {
-        format!("\nlistener {port} {address}\n{tls}acl_file {}\n{more}", file(acl))
+        format!(
+            "\nlistener {port} {address}\nmax_connections {}\n{tls}acl_file {}\n{more}",
+            doors.connections,
+            file(acl)
+        )
     };
     format!(
         "# Made by `slipway-control-plane mosquitto`; changes are lost when it is made again.\n\
-         per_listener_settings true\npersistence false\nmax_packet_size {}\nmax_queued_messages 10000\n{}{}",
+         per_listener_settings true\npersistence false\nmax_packet_size {}\nmax_queued_messages 10000\n\
+         max_queued_bytes {QUEUED_BYTES}\nretain_available false\npersistent_client_expiration 1h\n{}{}",
         slipway_bus::MAX_PACKET_BYTES,
         listener(&doors.sites, "sites.acl", "use_username_as_clientid true\n"),
         listener(&doors.replicas, "replicas.acl", ""),
@@ -118,6 +129,7 @@ mod tests {
         let doors = Doors {
             sites: ("0.0.0.0".into(), 8883),
             replicas: ("127.0.0.1".into(), 8884),
+            connections: 10_000,
         };
         write(
             dir.path(),

@@ -7,6 +7,7 @@ mod addresses;
 mod alerted;
 mod alerts;
 mod api;
+mod attacks;
 mod batches;
 mod common;
 mod edges;

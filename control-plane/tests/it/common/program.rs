@@ -16,9 +16,13 @@ pub(crate) struct Place {
     pub(crate) http: SocketAddr,
     pub(crate) mqtt: SocketAddr,
     pub(crate) database: Option<String>,
+    /// More settings, by the names of their environment variables.
+    pub(crate) settings: Vec<(&'static str, String)>,
+    /// Where its log goes, if not to the test's own.
+    pub(crate) log: Option<std::path::PathBuf>,
 }
 
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     bound.local_addr().unwrap()
 }
@@ -30,6 +34,8 @@ impl Place {
             http: free(),
             mqtt: free(),
             database,
+            settings: Vec::new(),
+            log: None,
         }
     }
 
@@ -44,6 +50,7 @@ impl Place {
         if let Some(url) = &self.database {
             command.env("SLIPWAY_DATABASE_URL", url);
         }
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command.env("SLIPWAY_LOG", "warn");
         command
     }
@@ -87,7 +94,11 @@ impl Drop for Running {
 /// Starts it: with the set-up token if it is a new one.
 pub(crate) async fn start(place: &Place) -> Running {
     slipway_bus::tls::install_provider();
-    let mut child = place.command().stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = place.command();
+    if let Some(log) = &place.log {
+        command.stderr(std::fs::File::create(log).unwrap());
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let out = BufReader::new(child.stdout.take().unwrap());
     let running = Running(child, out);
     let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
