@@ -20,6 +20,14 @@ use crate::{
     store::{Store, StoreError},
 };
 
+/// By what a command from the store is verified again. Its validity was judged when it came: it bounds for how long it may be
+/// on its way. What was kept is in force until a newer one comes, or else an edge that starts again a week after an
+/// install, or with a wrong clock, would forget the machine.
+pub const KEPT: Expect = Expect {
+    now: DateTime::<Utc>::MIN_UTC,
+    held: None,
+};
+
 /// Where the runner's words go.
 pub trait Outbox: Send + Sync {
     /// A machine's report in the store is new.
@@ -69,8 +77,7 @@ impl Context {
         )
     }
 
-    /// The signed notice of an image as it came, and its verified manifest; `None` if it has not come yet or is no
-    /// longer valid.
+    /// The signed notice of an image as it came, and its verified manifest; `None` if it has not come yet.
     ///
     /// # Errors
     /// When the store fails.
@@ -79,13 +86,9 @@ impl Context {
             return Ok(None);
         };
         let topic = Topic::Image(self.site.clone(), image);
-        let expect = Expect {
-            now: (self.now)(),
-            held: None,
-        };
         let opened = self
             .key_ring()
-            .open::<ImageNotice>(&topic, &document.payload, expect);
+            .open::<ImageNotice>(&topic, &document.payload, KEPT);
         Ok(opened
             .ok()
             .map(|notice| (document.payload, notice.into_body().manifest)))

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    context::Context,
+    context::{Context, KEPT},
     metrics,
     runner::actor::{Input, Runner},
     store::{Document, StoreError},
@@ -324,13 +324,9 @@ pub fn held_config(context: &Context) -> Result<Option<SiteConfig>, StoreError> 
     let Some(document) = context.store.document(Kind::Config, "-")? else {
         return Ok(None);
     };
-    let expect = Expect {
-        now: (context.now)(),
-        held: None,
-    };
     match context
         .key_ring()
-        .open::<SiteConfig>(&topic, &document.payload, expect)
+        .open::<SiteConfig>(&topic, &document.payload, KEPT)
     {
         Ok(config) => Ok(Some(config.into_body())),
         Err(reason) => {

@@ -11,7 +11,6 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use slipway_protocol::{
     ids::{Digest, JobId, MacAddr, MachineId, StepId},
-    keys::Expect,
     order::{Action, Order},
     report::{AgentHello, AgentReport, EventSource, Failure, TimelineEvent},
     topic::{Kind, Topic},
@@ -26,7 +25,7 @@ use super::{
     steps,
 };
 use crate::{
-    context::Context,
+    context::{Context, KEPT},
     store::{HeldReport, StoreError},
 };
 
@@ -155,7 +154,6 @@ impl Actor {
             .map(|held| (held.report.machine, held))
             .collect();
         let ring = self.context.key_ring();
-        let now = (self.context.now)();
         for document in self
             .context
             .store
@@ -167,7 +165,7 @@ impl Actor {
                 continue;
             };
             let topic = Topic::Order(self.context.site.clone(), machine);
-            match ring.open::<Order>(&topic, &document.payload, Expect { now, held: None }) {
+            match ring.open::<Order>(&topic, &document.payload, KEPT) {
                 Ok(order) => {
                     let earlier = reports.remove(&machine);
                     self.insert(Machine::new(

@@ -130,12 +130,6 @@ impl World {
                 self.edge_dies(down_ms);
             }
         }
-        if self.defect == Some(Defect::DiskForgets)
-            && let Some((_, copy)) = self.copies.last()
-            && self.edge.is_none()
-        {
-            let _ = self.disk.restore(*copy);
-        }
     }
 
     fn cut_site(&mut self, index: usize, ms: u64) {

@@ -315,6 +315,7 @@ impl World {
         }
         self.judge.trace(|| "the control plane is up".to_owned());
         self.fragile.fuse.store(-1, Ordering::Relaxed);
+        self.fragile.inner = self.base.records();
         let judge = self.judge.clone();
         let client = CentreEnd {
             wire: self.wire.clone(),
