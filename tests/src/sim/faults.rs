@@ -57,7 +57,7 @@ impl World {
             Fault::CentreCrash(_, ms) => Some(ms),
             _ => None,
         });
-        down.last().unwrap_or(1_000)
+        down.max().unwrap_or(1_000)
     }
 
     pub(super) fn befalls(&mut self, index: usize) {
@@ -198,7 +198,7 @@ impl World {
         self.taken.retain(|taken| view.jobs.contains_key(&taken.job));
     }
 
-    pub(super) fn to_edge(&mut self, topic: String, payload: Vec<u8>) {
+    pub(super) fn reaches_edge(&self, topic: String, payload: Vec<u8>) {
         let Some(edge) = self.edge.as_ref().filter(|_| self.wire.is_up()) else {
             return;
         };
@@ -223,7 +223,7 @@ impl World {
         });
     }
 
-    pub(super) fn to_centre(&mut self, topic: String, payload: Vec<u8>) {
+    pub(super) fn reaches_centre(&mut self, topic: String, payload: Vec<u8>) {
         if !self.wire.is_up() {
             return;
         }
