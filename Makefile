@@ -13,8 +13,9 @@ export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
 export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
+SIM ?= --seeds 100000
 
-.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint man openapi lab-up clean-lab clean
+.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +67,9 @@ bench: parts ## Measures; figures are printed, not judged
 
 fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machines 50 --installs 200 --chaos 1" (needs root)
 	@$(BINARIES)/slipway-fleet $(FLEET)
+
+sim: ## Runs simulated fault schedules, as SIM="--seeds 100000 --from 0" or SIM="--replay SEED"
+	cargo run --locked --release -p slipway-tests --bin slipway-sim -- $(SIM)
 
 lint: ## Format, lints
 	cargo fmt --all --check

@@ -69,8 +69,7 @@ impl Context {
         )
     }
 
-    /// The signed notice of an image as it came, and its verified manifest; `None` if it has not come yet or is no
-    /// longer valid.
+    /// The signed notice of an image as it came, and its verified manifest; `None` if it has not come yet.
     ///
     /// # Errors
     /// When the store fails.

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use slipway_protocol::{
     ids::SiteId,
+    order::Order,
     report::{Failure, Outcome, Report},
 };
 
@@ -128,7 +129,7 @@ pub fn take_report(
         super::machines::found(db, (report.machine, report.job), inventory, now)?;
     }
     if let Some(end) = job_end(&report.outcome)
-        && !taken_up_since(db, report)?
+        && !is_overtaken(db, report)?
     {
         let failure = match &report.outcome {
             Outcome::Failed { failure, step, .. } => Some((failure, step.as_ref())),
@@ -143,10 +144,19 @@ pub fn take_report(
     Ok(true)
 }
 
-/// Whether a report's job was taken up again after the end it tells of.
-fn taken_up_since(db: &mut Database, report: &Report) -> StoreResult<bool> {
+/// Whether the end that a report tells of is not the end of its job.
+fn is_overtaken(db: &mut Database, report: &Report) -> StoreResult<bool> {
     let row = orders::get(db, report.machine)?;
-    Ok(row.is_some_and(|row| row.order.job == report.job && row.order.retry > report.retry))
+    Ok(row.is_some_and(|row| ends_another_order(&row.order, report)))
+}
+
+/// Whether a report ends its job by another order than the one in force: the job was taken up again after it, or the report
+/// is on an order without steps, by which the job had been called off before a backup was restored that knows nothing of
+/// that. Pure.
+#[must_use]
+pub fn ends_another_order(order: &Order, report: &Report) -> bool {
+    let withdrawn = report.steps.is_empty() && !order.steps.is_empty();
+    order.job == report.job && (order.retry > report.retry || withdrawn)
 }
 
 /// Ends a job, and moves its instance and machine on; `false` if it had ended before.

@@ -74,7 +74,7 @@ pub async fn connect(
                 tls: Some(tls::client_config(&app.authority.certificate, Some(&identity))?),
                 credentials: None,
                 // Replicas share what arrives: each message is taken by one of them.
-                subscriptions: vec![format!("$share/{}/{}", group(&app.signer), topic::all_events())],
+                subscriptions: vec![format!("$share/{}/{}", group(&app.file_key), topic::all_events())],
                 will: None,
             }
         }

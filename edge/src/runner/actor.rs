@@ -178,7 +178,8 @@ impl Actor {
             let topic = Topic::Order(self.context.site.clone(), machine);
             match ring.open::<Order>(&topic, &document.payload, Expect::kept()) {
                 Ok(order) => {
-                    let earlier = reports.remove(&machine);
+                    // The last process may have died between keeping an order and taking it.
+                    let earlier = self.at_its_job(order.body(), reports.remove(&machine))?;
                     self.insert(Machine::new(
                         order.into_body(),
                         document.revision,

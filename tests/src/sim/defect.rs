@@ -12,8 +12,6 @@ pub enum Defect {
     RestoreKeepsRevisions,
     /// The edge takes commands of a key that is nobody's.
     EdgeTrustsAnyone,
-    /// A write that the edge was told is on disk is lost in a crash.
-    DiskForgets,
     /// The control plane never asks for what it lacks.
     CentreNeverCompares,
 }

@@ -57,7 +57,7 @@ impl World {
             Fault::CentreCrash(_, ms) => Some(ms),
             _ => None,
         });
-        down.last().unwrap_or(1_000)
+        down.max().unwrap_or(1_000)
     }
 
     pub(super) fn befalls(&mut self, index: usize) {
@@ -130,12 +130,6 @@ impl World {
                 self.edge_dies(down_ms);
             }
         }
-        if self.defect == Some(Defect::DiskForgets)
-            && let Some((_, copy)) = self.copies.last()
-            && self.edge.is_none()
-        {
-            let _ = self.disk.restore(*copy);
-        }
     }
 
     fn cut_site(&mut self, index: usize, ms: u64) {
@@ -204,7 +198,7 @@ impl World {
         self.taken.retain(|taken| view.jobs.contains_key(&taken.job));
     }
 
-    pub(super) fn to_edge(&mut self, topic: String, payload: Vec<u8>) {
+    pub(super) fn reaches_edge(&self, topic: String, payload: Vec<u8>) {
         let Some(edge) = self.edge.as_ref().filter(|_| self.wire.is_up()) else {
             return;
         };
@@ -229,7 +223,7 @@ impl World {
         });
     }
 
-    pub(super) fn to_centre(&mut self, topic: String, payload: Vec<u8>) {
+    pub(super) fn reaches_centre(&mut self, topic: String, payload: Vec<u8>) {
         if !self.wire.is_up() {
             return;
         }

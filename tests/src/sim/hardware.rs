@@ -173,7 +173,7 @@ impl World {
         }
     }
 
-    pub(super) fn from_agent(&self, id: MachineId, topic: String, payload: Vec<u8>) {
+    pub(super) fn agent_reaches_edge(&self, id: MachineId, topic: String, payload: Vec<u8>) {
         let machine = self.machines.iter().find(|machine| locked(machine).id == id);
         let cut = machine.is_none_or(|machine| locked(machine).cuts > 0);
         if let Some(edge) = self.edge.as_ref().filter(|_| !cut) {
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    pub(super) fn to_agent(&self, id: MachineId, topic: &Topic, payload: &[u8]) {
+    pub(super) fn reaches_agent(&self, id: MachineId, topic: &Topic, payload: &[u8]) {
         let Some(index) = (0..self.machines.len()).find(|index| machine_id(*index) == id) else {
             return;
         };

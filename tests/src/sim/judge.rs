@@ -301,13 +301,13 @@ impl Judge {
         if !repeated {
             return;
         }
-        let could_know = match (&inner.knowable, inner.edge_restored) {
-            (_, false) => true,
-            (Some((done, ended)), true) => done.contains(deed) || ended.contains(&deed.job),
-            (None, true) => false,
-        };
-        if !could_know {
-            inner.figures.unknowable += 1;
+        if inner.edge_restored {
+            match &inner.knowable {
+                Some((done, ended)) if done.contains(deed) || ended.contains(&deed.job) => {
+                    inner.figures.told_elsewhere += 1;
+                }
+                _ => inner.figures.unknowable += 1,
+            }
             return;
         }
         drop(inner);

@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use slipway_control_plane::{
+    domain::jobs::ends_another_order,
     error::ApiError,
     gateway::{
         Opened,
@@ -97,13 +98,13 @@ impl Tables {
             .reports
             .insert(report.machine, (revision, report.clone()));
         let order = self.view.orders.get(&report.machine);
-        let taken_up = order.is_some_and(|(_, o)| o.job == report.job && o.retry > report.retry);
+        let overtaken = order.is_some_and(|(_, order)| ends_another_order(order, report));
         let (end, code) = match &report.outcome {
             Outcome::Running => return,
             Outcome::Done { .. } => (JobState::Done, None),
             Outcome::Failed { failure, .. } => (JobState::Failed, Some(failure.code.clone())),
         };
-        if !taken_up {
+        if !overtaken {
             self.finish(report.job, end, code);
         }
     }

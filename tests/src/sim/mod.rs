@@ -18,8 +18,12 @@
 //! - The edge keeps no command that the control plane did not seal for it.
 //! - No job counts as done whose steps were not.
 //!
-//! An edge whose disk is put back to an old copy repeats what it cannot know of: effects count as repeated then only if
-//! the control plane held the report of them, and could be asked all along. The others are counted.
+//! Not covered, and known: an edge whose disk is put back to an old copy acts by what that says, before or while it hears
+//! from the control plane, and does effects again that it had done since the copy was made, within the life of the order
+//! (two hours). The control plane never tells an edge what the edge once reported. Such effects are counted, apart for
+//! those whose report the control plane held; all other promises are judged as ever. For the same reason an edge that
+//! reported by a clock that was ahead, and then lost those reports with its disk, is not believed before its clock has got
+//! there; schedules do not put an old disk and a wrong clock at the edge together.
 
 pub mod agenda;
 pub mod base;
@@ -36,6 +40,7 @@ mod hardware;
 pub mod judge;
 pub mod machine;
 pub mod memory;
+pub mod real;
 mod rest;
 pub mod schedule;
 pub mod site;
@@ -63,6 +68,17 @@ pub fn run(schedule: Schedule, defect: Option<Defect>, traces: bool) -> Ending {
     World::new(schedule, (site, base), defect, traces)
         .expect("there is room in memory for the edge's disk")
         .run()
+}
+
+/// Runs a schedule over the control plane's own store.
+///
+/// # Errors
+/// When that cannot be made.
+pub fn run_on_the_real_store(schedule: Schedule) -> anyhow::Result<Ending> {
+    let site = Arc::new(Site::new()?);
+    clock::reset();
+    let base = Box::new(real::Real::new(Arc::clone(&site), schedule.machines)?);
+    Ok(World::new(schedule, (site, base), None, false)?.run())
 }
 
 /// The shortest list of faults, found by leaving out one after the other, with which the schedule still fails.

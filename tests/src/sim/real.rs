@@ -58,7 +58,11 @@ pub struct Real {
 }
 
 fn failure(code: &str) -> Failure {
-    Failure { code: code.to_owned(), message: "as the run has it".to_owned(), transient: false }
+    Failure {
+        code: code.to_owned(),
+        message: "as the run has it".to_owned(),
+        transient: false,
+    }
 }
 
 impl Real {
@@ -67,8 +71,12 @@ impl Real {
     /// # Errors
     /// When it cannot be made.
     pub fn new(site: Arc<Site>, machines: u8) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("slipway-sim-").tempdir_in("/dev/shm")?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let dir = tempfile::Builder::new()
+            .prefix("slipway-sim-")
+            .tempdir_in("/dev/shm")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let app = runtime.block_on(open(&dir, 0))?;
         let real = Self {
             site,
@@ -227,14 +235,20 @@ impl Base for Real {
     }
 
     fn retry(&self, id: JobId) -> bool {
-        let Some(job) = self.job(id).filter(|job| job.state == JobState::Failed) else { return false };
+        let Some(job) = self.job(id).filter(|job| job.state == JobState::Failed) else {
+            return false;
+        };
         let deadline = clock::centre() + JOB_LIFE;
         self.with(move |db| {
             let row = orders::get(db, job.machine)?;
             let Some(row) = row.filter(|row| row.order.job == id && !row.order.steps.is_empty()) else {
                 return Ok(false);
             };
-            let order = Order { retry: row.order.retry + 1, deadline, ..row.order };
+            let order = Order {
+                retry: row.order.retry + 1,
+                deadline,
+                ..row.order
+            };
             orders::put(db, &row.site, &order)?;
             jobs::reopen(db, id, JobState::Running, deadline)
         })
@@ -273,12 +287,14 @@ impl Base for Real {
     fn view(&self) -> View {
         let (id, jobs, count) = (self.site.id.clone(), self.jobs().clone(), self.machines);
         let mut view = View::default();
-        view.jobs.extend(jobs.into_iter().filter_map(|id| Some((id, self.job(id)?))));
+        view.jobs
+            .extend(jobs.into_iter().filter_map(|id| Some((id, self.job(id)?))));
         self.with(move |db| {
             view.config = sites::get(db, id.as_str())?.map_or(0, |row| row.revision);
             for machine in (0..usize::from(count)).map(machine_id) {
                 let order = orders::get(db, machine)?;
-                view.orders.extend(order.map(|row| (machine, (row.revision, row.order))));
+                view.orders
+                    .extend(order.map(|row| (machine, (row.revision, row.order))));
                 let report = reports::of_machine(db, machine)?;
                 view.reports.extend(report.map(|report| (machine, report)));
             }

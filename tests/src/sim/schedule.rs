@@ -142,6 +142,10 @@ impl Schedule {
         let count = dice.from_to(1, 6);
         let mut faults: Vec<Befalls> = (0..count).map(|_| befalls(&mut dice, machines)).collect();
         faults.sort_by_key(|f| f.at_ms);
+        // See the head of the module above: what an edge reported by a clock that was ahead, it cannot take back.
+        if faults.iter().any(|f| matches!(f.fault, Fault::EdgeBackup(_))) {
+            faults.retain(|f| !matches!(f.fault, Fault::EdgeClock(_)));
+        }
         let noise = match dice.from_to(0, 3) {
             0 => Noise::default(),
             1 => Noise {

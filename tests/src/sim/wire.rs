@@ -206,12 +206,15 @@ impl Publish for EdgeEnd {
     }
 }
 
+/// Hears of a topic and a payload.
+pub type Given = dyn Fn(&str, &[u8]) + Send + Sync;
+
 /// The control plane's end, at the broker itself: it is always connected.
 pub struct CentreEnd {
     /// The link.
     pub wire: Wire,
     /// Hears what was given out.
-    pub given: Arc<dyn Fn(&str, &[u8]) + Send + Sync>,
+    pub given: Box<Given>,
 }
 
 impl Publish for CentreEnd {

@@ -225,10 +225,10 @@ impl World {
             Event::Cancel(index) => self.cancel(index),
             Event::Fault(index) => self.befalls(index),
             Event::Over(ended) => self.is_over(ended),
-            Event::ToEdge(topic, payload) => self.to_edge(topic, payload),
-            Event::ToCentre(topic, payload) => self.to_centre(topic, payload),
-            Event::ToAgent(machine, topic, payload) => self.to_agent(machine, &topic, &payload),
-            Event::FromAgent(machine, topic, payload) => self.from_agent(machine, topic, payload),
+            Event::ToEdge(topic, payload) => self.reaches_edge(topic, payload),
+            Event::ToCentre(topic, payload) => self.reaches_centre(topic, payload),
+            Event::ToAgent(machine, topic, payload) => self.reaches_agent(machine, &topic, &payload),
+            Event::FromAgent(machine, topic, payload) => self.agent_reaches_edge(machine, topic, payload),
             Event::LinkKnown => self.link_known(),
             Event::EdgeStarts => self.edge_starts(),
             Event::CentreStarts => self.centre_starts(),
@@ -315,10 +315,11 @@ impl World {
         }
         self.judge.trace(|| "the control plane is up".to_owned());
         self.fragile.fuse.store(-1, Ordering::Relaxed);
+        self.fragile.inner = self.base.records();
         let judge = self.judge.clone();
         let client = CentreEnd {
             wire: self.wire.clone(),
-            given: Arc::new(move |topic, payload| super::faults::note_given(&judge, topic, payload)),
+            given: Box::new(move |topic, payload| super::faults::note_given(&judge, topic, payload)),
         };
         let records: Arc<dyn Records> = Arc::new(self.fragile.clone());
         // Nobody pokes: the world has the gateway look when something was committed.
@@ -370,7 +371,7 @@ impl World {
             .taken
             .iter()
             .filter(|taken| self.schedule.wishes[taken.wish].machine == wish.machine);
-        let former = before.last().map(|taken| taken.job);
+        let former = before.map(|taken| taken.job).next_back();
         let busy = former.is_some_and(|job| self.base.job(job).is_some_and(|job| !job.state.is_final()));
         if busy || self.gateway.is_none() || self.fragile.full.load(Ordering::Relaxed) {
             return self.agenda.after(3_000, Event::Wish(index));
