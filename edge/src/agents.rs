@@ -28,6 +28,7 @@ use crate::{
     context::Context,
     metrics,
     runner::actor::{Input, Runner},
+    store::Boot,
 };
 
 /// Connections at once at each door.
@@ -39,31 +40,33 @@ pub struct AgentAdmission {
     pub context: Arc<Context>,
 }
 
+/// What an agent may do that proves itself by its boot's token: speak and hear on its own machine's topics.
+fn judge(
+    site: &SiteId,
+    boot: impl FnOnce(MachineId) -> Option<Boot>,
+    applicant: &Applicant,
+) -> Result<Acl, String> {
+    let (user, password) = applicant.login.as_ref().ok_or("no user name and password")?;
+    let machine: MachineId = user
+        .parse()
+        .map_err(|_| "the user name is not a machine id".to_owned())?;
+    let boot = boot(machine).ok_or("this machine has no job that boots it")?;
+    if !same(&boot.token.mqtt_password(), password) {
+        return Err("the password is not the one of this boot".to_owned());
+    }
+    if applicant.client_id != format!("agent-{machine}") {
+        return Err("the client id is not the machine's".to_owned());
+    }
+    Ok(Acl {
+        publish: vec![format!("{}#", topic::agent_events_prefix(site, machine))],
+        subscribe: vec![topic::agent_commands(site, machine)],
+    })
+}
+
 impl Admission for AgentAdmission {
     fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
-        let (user, password) = applicant.login.as_ref().ok_or("no user name and password")?;
-        let machine: MachineId = user
-            .parse()
-            .map_err(|_| "the user name is not a machine id".to_owned())?;
-        let boot = self
-            .context
-            .boots
-            .get(machine)
-            .ok_or("this machine has no job that boots it")?;
-        if !same(&boot.token.mqtt_password(), password) {
-            return Err("the password is not the one of this boot".to_owned());
-        }
-        if applicant.client_id != format!("agent-{machine}") {
-            return Err("the client id is not the machine's".to_owned());
-        }
-        Ok(Acl {
-            publish: vec![format!(
-                "{}#",
-                topic::agent_events_prefix(&self.context.site, machine)
-            )],
-            subscribe: vec![topic::agent_commands(&self.context.site, machine)],
-        }
-        .into())
+        let boot = |machine| self.context.boots.get(machine);
+        judge(&self.context.site, boot, applicant).map(Into::into)
     }
 
     fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
@@ -210,5 +213,56 @@ fn open<T: DeserializeOwned>(
             warn!(%machine, %reason, "an agent's message is refused");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slipway_protocol::{boot::BootToken, ids::JobId};
+    use uuid::Uuid;
+
+    #[test]
+    fn an_agents_token_opens_its_own_machines_topics_and_no_others() {
+        let site = SiteId::new("bj-1").unwrap();
+        let (ours, theirs) = (MachineId(Uuid::from_u128(1)), MachineId(Uuid::from_u128(2)));
+        let boot = |machine: MachineId| {
+            let token = BootToken::from_bytes([u8::try_from(machine.0.as_u128()).unwrap(); 32]);
+            Some(Boot {
+                machine,
+                job: JobId(Uuid::nil()),
+                boot_key: String::new(),
+                token,
+            })
+        };
+        let password = |machine| boot(machine).unwrap().token.mqtt_password();
+        let asks = |client_id: String, login: Option<(MachineId, Secret)>| Applicant {
+            peer: ([127, 0, 0, 1], 1).into(),
+            certificate: None,
+            client_id,
+            login: login.map(|(machine, password)| (machine.to_string(), password)),
+        };
+        let (own_id, their_id) = (format!("agent-{ours}"), format!("agent-{theirs}"));
+        let acl = judge(&site, boot, &asks(own_id.clone(), Some((ours, password(ours))))).unwrap();
+        let events = |machine| format!("{}report", topic::agent_events_prefix(&site, machine));
+        assert!(acl.may_publish(&events(ours)) && !acl.may_publish(&events(theirs)));
+        assert!(acl.may_subscribe(&topic::agent_commands(&site, ours)));
+        assert!(!acl.may_subscribe(&topic::agent_commands(&site, theirs)) && !acl.may_subscribe("#"));
+        for (applicant, why) in [
+            (asks(own_id.clone(), None), "no user name"),
+            (
+                asks(their_id.clone(), Some((theirs, password(ours)))),
+                "not the one of this boot",
+            ),
+            (asks(their_id, Some((ours, password(ours)))), "not the machine's"),
+        ] {
+            let refused = judge(&site, boot, &applicant).err();
+            assert!(
+                refused.as_ref().is_some_and(|text| text.contains(why)),
+                "{refused:?}"
+            );
+        }
+        let idle = judge(&site, |_| None, &asks(own_id, Some((ours, password(ours)))));
+        assert!(idle.is_err(), "a machine without a job has no door");
     }
 }
