@@ -10,6 +10,7 @@ export SLIPWAY_BINARIES := $(BINARIES)
 export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
 export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
+export SLIPWAY_PYTHON := $(OUT)/python-examples/bin/python
 export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
@@ -26,15 +27,18 @@ deps: ## Installs what is missing from apt (needs root)
 $(SLIPWAY_SCHEMATHESIS):
 	@python3 -m venv $(OUT)/python && $(OUT)/python/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
 
+$(SLIPWAY_PYTHON):
+	@python3 -m venv $(OUT)/python-examples && $(OUT)/python-examples/bin/pip install --quiet --disable-pip-version-check paho-mqtt==2.1.0 cryptography==50.0.2
+
 $(SLIPWAY_OIDC_PROVIDER): $(wildcard control-plane/tests/oidc/*)
 	@mkdir -p $(OUT)/node && cp control-plane/tests/oidc/* $(OUT)/node/ && cd $(OUT)/node && npm ci --silent --no-audit --no-fund && touch $@
 
-tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_OIDC_PROVIDER) ## Installs what the tests need from PyPI and npm, into the target folder
+tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_PYTHON) $(SLIPWAY_OIDC_PROVIDER) ## Installs what the tests need from PyPI and npm, into the target folder
 
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins
 	@mkdir -p $(BINARIES)
-	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists; do \
+	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists slipway-bench-reconnect; do \
 	  cp -u $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
 
 liveos: deps ## Builds the LiveOS (LIVEOS_FLAVOUR=generic for real hardware) and says where it lies
@@ -61,6 +65,7 @@ test-long: parts ## Runs the long stories: kills at ten moments, and whatever el
 bench: parts ## Measures; figures are printed, not judged
 	@$(BINARIES)/slipway-bench-lists --database sqlite
 	@$(BINARIES)/slipway-bench-lists --database postgres
+	@$(BINARIES)/slipway-bench-reconnect --sites 1000
 	@$(BINARIES)/slipway-fleet --sites 20 --machines 20 --installs 200
 	@cargo nextest run --locked -p slipway-tests -E 'test(debian_on_bios) | test(debian_on_uefi)' --no-capture 2>&1 | grep -E ' s  \+|PASS|FAIL'
 
