@@ -38,7 +38,7 @@ tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_PYTHON) $(SLIPWAY_OIDC_PROVIDER) #
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins
 	@mkdir -p $(BINARIES)
-	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists slipway-bench-reconnect; do \
+	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists; do \
 	  cp -u $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
 
 liveos: deps ## Builds the LiveOS (LIVEOS_FLAVOUR=generic for real hardware) and says where it lies
@@ -65,7 +65,6 @@ test-long: parts ## Runs the long stories: kills at ten moments, and whatever el
 bench: parts ## Measures; figures are printed, not judged
 	@$(BINARIES)/slipway-bench-lists --database sqlite
 	@$(BINARIES)/slipway-bench-lists --database postgres
-	@$(BINARIES)/slipway-bench-reconnect --sites 1000
 	@$(BINARIES)/slipway-fleet --sites 20 --machines 20 --installs 200
 	@cargo nextest run --locked -p slipway-tests -E 'test(debian_on_bios) | test(debian_on_uefi)' --no-capture 2>&1 | grep -E ' s  \+|PASS|FAIL'
 
