@@ -10,6 +10,7 @@ export SLIPWAY_BINARIES := $(BINARIES)
 export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
 export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
+export SLIPWAY_PYTHON := $(OUT)/python-examples/bin/python
 export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
@@ -27,10 +28,13 @@ deps: ## Installs what is missing from apt (needs root)
 $(SLIPWAY_SCHEMATHESIS):
 	@python3 -m venv $(OUT)/python && $(OUT)/python/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
 
+$(SLIPWAY_PYTHON):
+	@python3 -m venv $(OUT)/python-examples && $(OUT)/python-examples/bin/pip install --quiet --disable-pip-version-check paho-mqtt==2.1.0 cryptography==50.0.2
+
 $(SLIPWAY_OIDC_PROVIDER): $(wildcard control-plane/tests/oidc/*)
 	@mkdir -p $(OUT)/node && cp control-plane/tests/oidc/* $(OUT)/node/ && cd $(OUT)/node && npm ci --silent --no-audit --no-fund && touch $@
 
-tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_OIDC_PROVIDER) ## Installs what the tests need from PyPI and npm, into the target folder
+tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_PYTHON) $(SLIPWAY_OIDC_PROVIDER) ## Installs what the tests need from PyPI and npm, into the target folder
 
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins

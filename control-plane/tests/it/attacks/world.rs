@@ -181,6 +181,11 @@ impl World {
         SocketAddr::from(([127, 0, 0, 1], self.place.mqtt.port()))
     }
 
+    /// The port at which replicas connect to Mosquitto.
+    pub(crate) fn replicas_port(&self) -> u16 {
+        self.mosquitto.as_ref().unwrap().replicas.port()
+    }
+
     /// TLS as an edge has it.
     pub(crate) fn tls_of(&self, identity: &Identity) -> Arc<ClientConfig> {
         tls::client_config(&identity.ca, Some(&identity.uplink_tls())).unwrap()
