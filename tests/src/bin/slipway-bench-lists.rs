@@ -154,7 +154,11 @@ async fn main() -> anyhow::Result<()> {
         )?;
     }
     // What PostgreSQL does by itself within a minute of such a change.
-    let tidy = if postgres.is_some() { "VACUUM ANALYZE" } else { "ANALYZE" };
+    let tidy = if postgres.is_some() {
+        "VACUUM ANALYZE"
+    } else {
+        "ANALYZE"
+    };
     run_sql(tidy, folder.path(), postgres.as_ref())?;
     println!(
         "{} machines, instances and jobs on {:?}; {:.1} s to put in",
