@@ -64,6 +64,7 @@ impl Edge {
             http_port: 8081,
             mqtt_port: 8883,
             mqtt_debug: (address, 1883).into(),
+            setup: None,
             liveos: dir.path().into(),
             boot_programs: dir.path().into(),
         };
