@@ -222,7 +222,7 @@ pub(crate) fn certificates() -> Vec<Attack> {
             name,
             Vec::new(),
             embedded(Closed, "tls", logged),
-            mosquitto(Closed, "OpenSSL Error"),
+            mosquitto(Closed, "SSL routines"),
         )
     };
     vec![
