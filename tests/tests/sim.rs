@@ -10,7 +10,7 @@ use std::sync::{
 use slipway_tests::sim::{self, defect::Defect, schedule::Schedule};
 
 /// Schedules a run of CI goes through.
-const CI: u64 = 1_500;
+const CI: u64 = 300;
 /// Within how many a planted defect must be found.
 const FOUND_WITHIN: u64 = 400;
 
