@@ -76,11 +76,12 @@ impl App {
         } else {
             Private::Refused
         };
+        let file_key = Arc::new(pki::order_signer(dir)?);
         Ok(Arc::new(Self {
             vault: Vault::new(&pki::vault_key(dir)?),
             authority: Authority::open(dir)?,
-            signing: Signing::new(pki::order_signer(dir)?),
-            file_key: Arc::new(pki::order_signer(dir)?),
+            signing: Signing::new(Arc::clone(&file_key)),
+            file_key,
             chunks: Chunks::new(dir.join("chunks")),
             store,
             now: clock,

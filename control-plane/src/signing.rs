@@ -34,10 +34,10 @@ pub struct Signing(RwLock<Known>);
 impl Signing {
     /// With the first key alone.
     #[must_use]
-    pub fn new(first: Signer) -> Self {
+    pub fn new(first: Arc<Signer>) -> Self {
         let keys = vec![Live {
             generation: 1,
-            signer: Arc::new(first),
+            signer: first,
         }];
         Self(RwLock::new(Known {
             keys,
@@ -97,7 +97,7 @@ mod tests {
             signer: Arc::new(Signer::generate().unwrap().0),
         };
         let (old, new) = (key(1), key(2));
-        let signing = Signing::new(Signer::generate().unwrap().0);
+        let signing = Signing::new(Arc::new(Signer::generate().unwrap().0));
         let site = |name: &str| SiteId::new(name).unwrap();
         let trusts = BTreeMap::from([(site("knows"), new.signer.key_id().clone())]);
         signing.set(vec![new.clone(), old.clone()], trusts.clone());

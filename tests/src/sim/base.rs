@@ -44,6 +44,8 @@ pub struct Job {
     pub deadline: DateTime<Utc>,
     /// Why it failed.
     pub code: Option<String>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
 }
 
 /// All that is told of the control plane at the end of a run.

@@ -115,6 +115,7 @@ impl Tables {
         };
         job.state = end;
         job.code = code;
+        job.finished_at = Some(clock::centre());
         true
     }
 
@@ -129,8 +130,9 @@ impl Tables {
     }
 }
 
-/// How a job has ended, as its order says. Only whether it did and how matters here, not when.
-fn outcome(job: &Job, at: DateTime<Utc>) -> Option<Outcome> {
+/// How a job has ended, as its order says.
+fn outcome(job: &Job) -> Option<Outcome> {
+    let at = job.finished_at?;
     match job.state {
         JobState::Queued | JobState::Running => None,
         JobState::Done => Some(Outcome::Done { at }),
@@ -177,12 +179,7 @@ impl Records for Memory {
         let tables = self.lock();
         let row = |machine: MachineId| {
             let (revision, mut order) = tables.view.orders.get(&machine)?.clone();
-            let ended = tables
-                .view
-                .jobs
-                .get(&order.job)
-                .and_then(|job| outcome(job, self.now()));
-            order.settled = ended;
+            order.settled = tables.view.jobs.get(&order.job).and_then(outcome);
             Some(OrderRow {
                 site: self.site.id.clone(),
                 revision,
@@ -274,6 +271,7 @@ impl Base for Memory {
             state: JobState::Running,
             deadline: order.deadline,
             code: None,
+            finished_at: None,
         };
         tables.view.jobs.insert(id, job);
     }
@@ -318,6 +316,7 @@ impl Base for Memory {
         if let Some(job) = tables.view.jobs.get_mut(&id) {
             job.state = JobState::Running;
             job.code = None;
+            job.finished_at = None;
             job.deadline = deadline;
         }
         true

@@ -13,7 +13,6 @@ use slipway_control_plane::{
     config::Given,
     domain,
     gateway::records::Records,
-    signing::Signing,
     store::{
         Database, Store, StoreResult,
         images::{self, Edition, Image},
@@ -77,7 +76,7 @@ impl Real {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let app = runtime.block_on(open(&dir, 0))?;
+        let app = runtime.block_on(open(&dir, 0, Arc::clone(&site.centre)))?;
         let real = Self {
             site,
             runtime,
@@ -126,7 +125,7 @@ impl Real {
 }
 
 /// The handles over the n-th copy of the database.
-async fn open(dir: &tempfile::TempDir, copy: usize) -> anyhow::Result<Arc<App>> {
+async fn open(dir: &tempfile::TempDir, copy: usize, centre: Arc<Signer>) -> anyhow::Result<Arc<App>> {
     let path = dir.path().join(format!("base-{copy}.db"));
     let given = Given {
         data_dir: Some(dir.path().into()),
@@ -138,7 +137,9 @@ async fn open(dir: &tempfile::TempDir, copy: usize) -> anyhow::Result<Arc<App>> 
     let mut app = App::new(config, store, PrometheusBuilder::new().build_recorder().handle())?;
     let handles = Arc::get_mut(&mut app).expect("nobody else has it yet");
     handles.now = clock::centre;
-    handles.signing = Signing::new(Signer::from_seed(&[1; 32])?);
+    handles.file_key = centre;
+    // As the product does at its start: sites are told of the keys that the database has.
+    domain::signing_keys::load(&app).await?;
     Ok(app)
 }
 
@@ -219,6 +220,7 @@ impl Base for Real {
             state: row.state,
             deadline: row.deadline,
             code: row.failure.map(|failure| failure.code),
+            finished_at: row.finished_at,
         })
     }
 
@@ -278,7 +280,9 @@ impl Base for Real {
         let copy = 1 + std::fs::read_dir(self.dir.path()).map_or(0, Iterator::count);
         let path = self.dir.path().join(format!("base-{copy}.db"));
         std::fs::copy(&backups[backup], path).expect("there is room in memory");
-        let app = self.runtime.block_on(open(&self.dir, copy));
+        let app = self
+            .runtime
+            .block_on(open(&self.dir, copy, Arc::clone(&self.site.centre)));
         *self.app.lock().unwrap_or_else(PoisonError::into_inner) = app.expect("a copy of a store is one");
         let seconds = clock::centre().timestamp();
         self.with(move |db| upkeep::raise_revisions(db, seconds));
