@@ -37,6 +37,12 @@ impl Ledger {
         self.lock().reports.hold(Kind::Report, machine, revision);
     }
 
+    /// The revision held of a machine's report.
+    #[must_use]
+    pub fn report_revision(&self, machine: &str) -> Option<u64> {
+        self.lock().reports.revision(Kind::Report, machine)
+    }
+
     /// The revision held of a command.
     #[must_use]
     pub fn command_revision(&self, kind: Kind, subject: &str) -> Option<u64> {
@@ -45,7 +51,7 @@ impl Ledger {
 
     /// What to say to the control plane now.
     #[must_use]
-    pub fn hello(&self, with_lists: bool) -> Hello {
+    pub fn hello(&self, with_lists: bool, starting: bool) -> Hello {
         let inner = self.lock();
         let lists = with_lists.then(|| Lists {
             commands: inner.commands.list(),
@@ -57,6 +63,7 @@ impl Ledger {
             actions: KNOWN_ACTIONS.map(str::to_owned).to_vec(),
             commands: inner.commands.digest(),
             reports: inner.reports.digest(),
+            starting,
             lists,
         }
     }

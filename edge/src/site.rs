@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, RwLock},
+    sync::{Arc, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -219,6 +219,7 @@ fn uplink(context: &Arc<Context>, runner: &Runner, central: Client, mirror: Clie
         context: Arc::clone(context),
         runner: runner.clone(),
         central: Arc::new(central),
+        starting: AtomicBool::new(true),
         mirror: Arc::new(mirror),
         on_config,
     }

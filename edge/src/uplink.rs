@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use slipway_protocol::{
     image::ImageNotice,
     keys::{Expect, OpenError, Stamp},
     order::Order,
-    report::MachineSeen,
+    report::{MachineSeen, Report},
     site::SiteConfig,
     sync::SyncRequest,
     topic::{Kind, Topic},
@@ -28,12 +31,17 @@ use tracing::{error, info, warn};
 use crate::{
     context::Context,
     metrics,
-    runner::actor::{Input, Runner},
+    runner::{
+        actor::{Input, Runner},
+        taking_up::PATIENCE,
+    },
     store::{Document, StoreError},
 };
 
 /// How often holdings are compared without another reason.
 const TICK: Duration = Duration::from_secs(30);
+/// How often an edge that has just started says hello until it has heard that it holds what it should.
+const ASK: Duration = Duration::from_secs(1);
 /// Code of a message on a topic that nobody should send an edge anything on.
 const UNKNOWN_TOPIC: &str = "unknown_topic";
 /// Setting that holds the verifying keys of the last configuration, so that it can be verified again after a restart.
@@ -67,6 +75,8 @@ pub struct Uplink {
     pub mirror: Arc<dyn Publish>,
     /// Called with each new configuration.
     pub on_config: OnConfig,
+    /// Not heard yet since the start whether what is held here is what should be.
+    pub starting: AtomicBool,
 }
 
 impl Uplink {
@@ -81,6 +91,8 @@ impl Uplink {
         stop: CancellationToken,
     ) -> Result<(), StoreError> {
         let mut tick = tokio::time::interval(TICK);
+        let begun = tokio::time::Instant::now();
+        let mut asking = tokio::time::interval(ASK);
         loop {
             tokio::select! {
                 // In a fixed order, so that what happened once can be made to happen again. Nobody starves: what is said
@@ -88,6 +100,7 @@ impl Uplink {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => self.say_hello(false),
+                _ = asking.tick(), if self.starting.load(Relaxed) => self.ask(begun),
                 Some(event) = events.recv() => match event {
                     Event::Connected => self.say_hello(false),
                     Event::Disconnected { reason } => info!(reason, "no link to the control plane; working on"),
@@ -126,6 +139,15 @@ impl Uplink {
         Ok(())
     }
 
+    /// While the runner waits for the comparison, hellos follow each other quickly.
+    fn ask(&self, begun: tokio::time::Instant) {
+        if begun.elapsed() > PATIENCE {
+            self.starting.store(false, Relaxed);
+        } else {
+            self.say_hello(false);
+        }
+    }
+
     fn say_hello(&self, with_lists: bool) {
         let topic = Topic::Hello(self.context.site.clone());
         let revision = (self.context.now)().timestamp_millis().cast_unsigned();
@@ -133,7 +155,7 @@ impl Uplink {
             &topic,
             revision,
             HELLO_VALIDITY,
-            &self.context.ledger.hello(with_lists),
+            &self.context.ledger.hello(with_lists, self.starting.load(Relaxed)),
         );
     }
 
@@ -167,7 +189,8 @@ impl Uplink {
             Topic::Config(_) => self.hear_config(&topic, payload)?,
             Topic::Image(..) => self.hear_image(&topic, payload)?,
             Topic::Order(..) => self.hear_order(&topic, payload).await?,
-            Topic::Sync(_) => self.hear_sync(&topic, payload)?,
+            Topic::ReportBack(_, machine) => self.hear_report_back(&topic, *machine, payload).await?,
+            Topic::Sync(_) => self.hear_sync(&topic, payload).await?,
             _ => {
                 metrics::message_refused(UNKNOWN_TOPIC);
                 warn!(%topic, "a message on a topic that is no command's is refused");
@@ -281,7 +304,32 @@ impl Uplink {
         Ok(Ok("order"))
     }
 
-    fn hear_sync(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
+    async fn hear_report_back(
+        &self,
+        topic: &Topic,
+        machine: MachineId,
+        payload: &Bytes,
+    ) -> Result<Heard, StoreError> {
+        let expect = Expect {
+            now: (self.context.now)(),
+            held: self.context.ledger.report_revision(&machine.to_string()),
+        };
+        match self.context.key_ring().open::<Report>(topic, payload, expect) {
+            Ok(report) if report.body().machine != machine => Ok(Err(OpenError::Misaddressed {
+                topic: topic.to_string(),
+                made_for: format!("machine {}", report.body().machine),
+            })),
+            Ok(report) => {
+                let revision = report.header().revision;
+                let report = Box::new(report.into_body());
+                self.runner.tell(Input::ReportBack { report, revision }).await;
+                Ok(Ok("report"))
+            }
+            Err(reason) => Ok(Err(reason)),
+        }
+    }
+
+    async fn hear_sync(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
         let expect = Expect {
             held: None,
             ..self.expect(topic)
@@ -296,6 +344,10 @@ impl Uplink {
         };
         match request {
             SyncRequest::Lists => self.say_hello(true),
+            SyncRequest::Nothing => {
+                self.starting.store(false, Relaxed);
+                self.runner.tell(Input::Compared).await;
+            }
             SyncRequest::Reports { subjects } => {
                 for machine in subjects.iter().filter_map(|subject| subject.parse().ok()) {
                     self.send_report(machine)?;

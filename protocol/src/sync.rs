@@ -116,6 +116,9 @@ pub struct Hello {
     pub commands: Digest,
     /// Digest of the reports it has.
     pub reports: Digest,
+    /// It has just started and waits to hear that it holds what it should, before it goes on with what it had begun.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starting: bool,
     /// Both lists, when they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lists: Option<Lists>,
@@ -141,6 +144,8 @@ pub enum SyncRequest {
         /// Subjects: machines.
         subjects: Vec<String>,
     },
+    /// Nothing: the edge, which has just started, holds what it should, and its reports are its newest.
+    Nothing,
 }
 
 /// What the control plane does about a hello.
@@ -156,6 +161,9 @@ pub enum HelloAnswer {
         send: Vec<Document>,
         /// Reports the control plane lacks, by subject.
         want_reports: Vec<String>,
+        /// Reports of which the edge has lost the newest, by subject, as after the loss of its disk or the restore of an
+        /// old one: they are told back to it, before any command.
+        tell_reports: Vec<String>,
         /// Commands of which the edge holds a higher revision than the control plane gave out, as after the restore
         /// of an old backup: what is in force must be issued anew, above these.
         ahead: Vec<Held>,
@@ -176,12 +184,9 @@ pub fn answer_hello(commands: &Holdings, reports: &Holdings, hello: &Hello) -> H
         };
     };
     let send = commands.missing_from(&lists.commands);
-    let theirs = Holdings::from_list(&lists.reports);
-    let want_reports = theirs
-        .missing_from(&reports.list())
-        .into_iter()
-        .map(|d| d.subject)
-        .collect::<Vec<_>>();
+    let subjects = |missing: Vec<Document>| missing.into_iter().map(|d| d.subject).collect::<Vec<_>>();
+    let want_reports = subjects(Holdings::from_list(&lists.reports).missing_from(&reports.list()));
+    let tell_reports = subjects(reports.missing_from(&lists.reports));
     let ahead: Vec<Held> = lists
         .commands
         .iter()
@@ -192,12 +197,13 @@ pub fn answer_hello(commands: &Holdings, reports: &Holdings, hello: &Hello) -> H
         })
         .cloned()
         .collect();
-    if send.is_empty() && want_reports.is_empty() && ahead.is_empty() {
+    if send.is_empty() && want_reports.is_empty() && tell_reports.is_empty() && ahead.is_empty() {
         return HelloAnswer::InSync;
     }
     HelloAnswer::Exchange {
         send,
         want_reports,
+        tell_reports,
         ahead,
     }
 }

@@ -48,6 +48,8 @@ pub enum Topic {
     Order(SiteId, MachineId),
     /// `cmd/image/{image}`, control plane to edge.
     Image(SiteId, ImageId),
+    /// `cmd/report/{machine}`, control plane to edge: the edge's own last report, of which it has lost the newest.
+    ReportBack(SiteId, MachineId),
     /// `cmd/sync`, control plane to edge: digests and wants.
     Sync(SiteId),
     /// `evt/hello`, edge to control plane.
@@ -90,6 +92,7 @@ impl Topic {
             Self::Renew(site) | Self::Identity(site) => site,
             Self::Image(site, _) | Self::Machine(site, _) => site,
             Self::Order(site, _) | Self::Report(site, _) | Self::Log(site, _) => site,
+            Self::ReportBack(site, _) => site,
             Self::AgentOrder(site, _) | Self::AgentRelease(site, _) => site,
             Self::AgentReport(site, _) | Self::AgentMachine(site, _) | Self::AgentLog(site, _) => site,
         }
@@ -104,7 +107,7 @@ impl Topic {
             Self::Image(..) => Kind::Image,
             Self::Sync(_) => Kind::Sync,
             Self::Hello(_) => Kind::Hello,
-            Self::Report(..) | Self::AgentReport(..) => Kind::Report,
+            Self::Report(..) | Self::ReportBack(..) | Self::AgentReport(..) => Kind::Report,
             Self::Machine(..) | Self::AgentMachine(..) => Kind::Machine,
             Self::Log(..) | Self::AgentLog(..) => Kind::Log,
             Self::Presence(_) => Kind::Presence,
@@ -123,6 +126,7 @@ impl Topic {
             Self::Image(_, image) => image.to_string(),
             Self::Machine(_, mac) => mac.hyphenated(),
             Self::Order(_, m) | Self::Report(_, m) | Self::Log(_, m) => m.to_string(),
+            Self::ReportBack(_, m) => m.to_string(),
             Self::AgentOrder(_, m) | Self::AgentRelease(_, m) => m.to_string(),
             Self::AgentReport(_, m) | Self::AgentMachine(_, m) | Self::AgentLog(_, m) => m.to_string(),
         }
@@ -146,6 +150,7 @@ impl fmt::Display for Topic {
             Self::Config(_) => write!(f, "{ROOT}/{site}/cmd/config"),
             Self::Order(_, machine) => write!(f, "{ROOT}/{site}/cmd/order/{machine}"),
             Self::Image(_, image) => write!(f, "{ROOT}/{site}/cmd/image/{image}"),
+            Self::ReportBack(_, machine) => write!(f, "{ROOT}/{site}/cmd/report/{machine}"),
             Self::Sync(_) => write!(f, "{ROOT}/{site}/cmd/sync"),
             Self::Hello(_) => write!(f, "{ROOT}/{site}/evt/hello"),
             Self::Renew(_) => write!(f, "{ROOT}/{site}/evt/renew"),
@@ -179,6 +184,7 @@ impl FromStr for Topic {
             ["cmd", "config"] => Self::Config(site),
             ["cmd", "order", id] => Self::Order(site, machine(id)?),
             ["cmd", "image", id] => Self::Image(site, id.parse().map_err(|_| bad())?),
+            ["cmd", "report", id] => Self::ReportBack(site, machine(id)?),
             ["cmd", "sync"] => Self::Sync(site),
             ["evt", "hello"] => Self::Hello(site),
             ["evt", "report", id] => Self::Report(site, machine(id)?),

@@ -297,6 +297,7 @@ fn config_image_release_hello_and_sync() {
         actions: vec!["image_ensure".into()],
         commands: Digest::of(b"c"),
         reports: Digest::of(b"r"),
+        starting: false,
         lists: None,
     };
     frozen("hello.json", &Topic::Hello(site()), &hello);
@@ -307,4 +308,10 @@ fn config_image_release_hello_and_sync() {
             subjects: vec!["m".into()],
         },
     );
+    let starting = Hello {
+        starting: true,
+        ..hello
+    };
+    frozen("hello_starting.json", &Topic::Hello(site()), &starting);
+    frozen("sync_nothing.json", &Topic::Sync(site()), &SyncRequest::Nothing);
 }

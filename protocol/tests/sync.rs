@@ -16,6 +16,7 @@ enum Message {
     Sync(SyncRequest),
     Command(Document, u64),
     Report(String, u64),
+    ReportBack(String, u64),
 }
 
 /// One fault or fact of a schedule.
@@ -56,6 +57,7 @@ impl World {
             actions: vec![],
             commands: self.edge_commands.digest(),
             reports: self.edge_reports.digest(),
+            starting: false,
             lists,
         }))
     }
@@ -85,6 +87,8 @@ impl World {
         match message {
             Message::Hello(hello) => self.control_plane_hears(&hello),
             Message::Sync(SyncRequest::Lists) => self.wire.push(self.hello(true)),
+            Message::Sync(SyncRequest::Nothing) => {}
+            Message::ReportBack(subject, revision) => self.edge_reports.hold(Kind::Report, subject, revision),
             Message::Sync(SyncRequest::Reports { subjects }) => {
                 for subject in subjects {
                     if let Some(revision) = self.edge_reports.revision(Kind::Report, &subject) {
@@ -106,8 +110,13 @@ impl World {
             HelloAnswer::Exchange {
                 send,
                 want_reports,
+                tell_reports,
                 ahead,
             } => {
+                for subject in tell_reports {
+                    let revision = self.received.revision(Kind::Report, &subject).unwrap();
+                    self.wire.push(Message::ReportBack(subject, revision));
+                }
                 for Held {
                     kind,
                     subject,
@@ -151,7 +160,9 @@ impl World {
                 }
             }
             Event::LoseFirst if !self.wire.is_empty() => drop(self.wire.remove(0)),
-            Event::EdgeLosesDisk => self.edge_commands = Holdings::default(),
+            Event::EdgeLosesDisk => {
+                (self.edge_commands, self.edge_reports) = (Holdings::default(), Holdings::default());
+            }
             Event::TakeBackup => self.backup = (self.wanted.clone(), self.received.clone()),
             Event::ControlPlaneRestoresBackup => (self.wanted, self.received) = self.backup.clone(),
             Event::DeliverFirst | Event::LoseFirst => {}
@@ -177,6 +188,8 @@ impl World {
         }
         let missing = self.edge_reports.missing_from(&self.received.list());
         assert!(missing.is_empty(), "the control plane lacks {missing:?}");
+        let missing = self.received.missing_from(&self.edge_reports.list());
+        assert!(missing.is_empty(), "the edge lacks its own {missing:?}");
     }
 }
 

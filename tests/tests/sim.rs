@@ -75,6 +75,7 @@ fn each_planted_defect_is_found() {
         Defect::RestoreKeepsRevisions,
         Defect::EdgeTrustsAnyone,
         Defect::CentreNeverCompares,
+        Defect::CentreTellsNoReports,
     ] {
         let found = first_failing(0..FOUND_WITHIN, Some(defect));
         assert!(

@@ -232,14 +232,25 @@ impl Gateway {
             received.hold(Kind::Report, machine, revision);
         }
         match answer_hello(&wanted.holdings(), &received, hello) {
-            HelloAnswer::InSync => self.records.confirmed(site, wanted.config()).await?,
+            HelloAnswer::InSync => {
+                self.records.confirmed(site, wanted.config()).await?;
+                if hello.starting {
+                    self.ask(site, &SyncRequest::Nothing);
+                }
+            }
             HelloAnswer::AskLists => self.ask(site, &SyncRequest::Lists),
             HelloAnswer::Exchange {
                 send,
                 want_reports,
+                tell_reports,
                 ahead,
             } => {
-                info!(%site, send = send.len(), want = want_reports.len(), ahead = ahead.len(), "holdings differ");
+                info!(
+                    %site, send = send.len(), want = want_reports.len(), tell = tell_reports.len(),
+                    ahead = ahead.len(), "holdings differ"
+                );
+                // First: an order must not find the edge without what was done of it.
+                self.tell_reports(site, &tell_reports).await?;
                 for document in send {
                     self.send(site, &document).await;
                 }
@@ -253,6 +264,26 @@ impl Gateway {
                 }
                 self.raise(site, ahead).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Tells an edge its own reports.
+    async fn tell_reports(&mut self, site: &SiteId, subjects: &[String]) -> Result<(), Refusal> {
+        for machine in subjects.iter().filter_map(|subject| subject.parse().ok()) {
+            let Some((revision, report)) = self.records.report(machine).await? else {
+                continue;
+            };
+            let topic = Topic::ReportBack(site.clone(), machine);
+            let issued_at = self.records.now();
+            let stamp = Stamp {
+                revision,
+                issued_at,
+                expires_at: issued_at + SYNC_VALIDITY,
+            };
+            let payload = self.records.signer(site).seal(&topic, stamp, &report);
+            // What does not go out now is told at the edge's next hello.
+            let _ = self.client.publish(&topic.to_string(), payload);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use slipway_protocol::{
     ids::{Digest, ImageId, MacAddr, MachineId, SiteId},
     image::ImageNotice,
     keys::{Signer, VerifyingKey},
-    report::{Failure, MachineSeen, Outcome},
+    report::{Failure, MachineSeen, Outcome, Report},
     site::SiteConfig,
     sync::Held,
     topic::Kind,
@@ -67,6 +67,8 @@ pub trait Records: Send + Sync {
     async fn notice(&self, image: ImageId) -> Result<Option<ImageNotice>, ApiError>;
     /// The revisions held of a site's reports, by machine.
     async fn received(&self, site: &SiteId) -> Result<Vec<(String, u64)>, ApiError>;
+    /// The newest report that is held on a machine, with its revision.
+    async fn report(&self, machine: MachineId) -> Result<Option<(u64, Report)>, ApiError>;
     /// A site was heard, or its connection was lost.
     async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError>;
     /// A site saw a machine nobody knows.
@@ -146,6 +148,13 @@ impl Records for App {
     async fn received(&self, site: &SiteId) -> Result<Vec<(String, u64)>, ApiError> {
         let id = site.clone();
         Ok(self.store.read(move |db| reports::revisions(db, &id)).await?)
+    }
+
+    async fn report(&self, machine: MachineId) -> Result<Option<(u64, Report)>, ApiError> {
+        Ok(self
+            .store
+            .read(move |db| reports::of_machine(db, machine))
+            .await?)
     }
 
     async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError> {

@@ -74,7 +74,7 @@ impl Edge {
             expires_at: now + TimeDelta::minutes(10),
         };
         let topic = Topic::Hello(self.identity.site.clone());
-        let hello = self.ledger.hello(with_lists);
+        let hello = self.ledger.hello(with_lists, false);
         let payload = self.identity.signer().unwrap().seal(&topic, stamp, &hello);
         // Said again after whatever comes next.
         let _ = self.client.publish(&topic.to_string(), payload);

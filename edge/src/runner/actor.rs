@@ -11,10 +11,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use slipway_protocol::{
     ids::{Digest, JobId, MacAddr, MachineId, StepId},
-    keys::Expect,
     order::{Action, Order, Role},
-    report::{AgentHello, AgentReport, EventSource, Failure, HardwareFault, TimelineEvent},
-    topic::{Kind, Topic},
+    report::{AgentHello, AgentReport, EventSource, Failure, HardwareFault, Report, TimelineEvent},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +23,7 @@ use super::{
     machine::Machine,
     next::{self, Side, StepUpdate},
     steps,
+    taking_up::is_overtaken,
 };
 use crate::{
     context::Context,
@@ -34,11 +33,17 @@ use crate::{
 /// Progress is written and sent at most this often a machine.
 const PROGRESS_EVERY: TimeDelta = TimeDelta::seconds(1);
 
-/// How long it is remembered how far a job came whose order is no longer in force. Orders are good for a few hours.
-const FORMER_KEPT: TimeDelta = TimeDelta::days(30);
-
 /// Something that happened.
 pub enum Input {
+    /// The control plane says that the reports held here are this edge's newest.
+    Compared,
+    /// A report of this edge's own, as the control plane has it.
+    ReportBack {
+        /// The report.
+        report: Box<Report>,
+        /// Its revision.
+        revision: u64,
+    },
     /// A verified order was stored.
     Order {
         /// The order.
@@ -146,67 +151,21 @@ impl Runner {
     }
 }
 
-struct Actor {
-    context: Arc<Context>,
+pub(super) struct Actor {
+    pub(super) context: Arc<Context>,
     runner: Runner,
-    machines: HashMap<MachineId, Machine>,
+    pub(super) machines: HashMap<MachineId, Machine>,
     by_mac: HashMap<MacAddr, MachineId>,
     wakes: BinaryHeap<Reverse<(DateTime<Utc>, MachineId)>>,
 }
 
 impl Actor {
-    /// Takes up every stored order; each is verified again before anything acts on it.
-    fn load(&mut self) -> Result<(), StoreError> {
-        let mut reports: HashMap<MachineId, HeldReport> = self
-            .context
-            .store
-            .reports()?
-            .into_iter()
-            .map(|held| (held.report.machine, held))
-            .collect();
-        let ring = self.context.key_ring();
-        for document in self
-            .context
-            .store
-            .documents()?
-            .into_iter()
-            .filter(|d| d.kind == Kind::Order)
-        {
-            let Ok(machine) = document.subject.parse::<MachineId>() else {
-                continue;
-            };
-            let topic = Topic::Order(self.context.site.clone(), machine);
-            match ring.open::<Order>(&topic, &document.payload, Expect::kept()) {
-                Ok(order) => {
-                    // The last process may have died between keeping an order and taking it.
-                    let earlier = self.at_its_job(order.body(), reports.remove(&machine))?;
-                    self.insert(Machine::new(
-                        order.into_body(),
-                        document.revision,
-                        document.payload,
-                        earlier,
-                    ));
-                }
-                Err(reason) => {
-                    warn!(%machine, %reason, "a stored order is no longer valid; it is left alone")
-                }
-            }
-        }
-        let mut machines: Vec<MachineId> = self.machines.keys().copied().collect();
-        machines.sort_unstable();
-        info!(orders = machines.len(), "orders taken up");
-        for machine in machines {
-            self.settle(machine, false)?;
-            self.act(machine)?;
-        }
-        Ok(())
-    }
-
     async fn run(
         mut self,
         mut inputs: mpsc::Receiver<Input>,
         stop: CancellationToken,
     ) -> Result<(), StoreError> {
+        self.take_up(&mut inputs, &stop).await?;
         loop {
             let nap = self.until_next_wake();
             tokio::select! {
@@ -244,7 +203,7 @@ impl Actor {
         Ok(())
     }
 
-    fn insert(&mut self, machine: Machine) {
+    pub(super) fn insert(&mut self, machine: Machine) {
         let id = machine.order.machine;
         for mac in &machine.order.hardware.macs {
             self.by_mac.insert(*mac, id);
@@ -252,9 +211,11 @@ impl Actor {
         self.machines.insert(id, machine);
     }
 
-    fn take(&mut self, input: Input) -> Result<(), StoreError> {
+    pub(super) fn take(&mut self, input: Input) -> Result<(), StoreError> {
         let now = (self.context.now)();
         match input {
+            Input::Compared => Ok(()),
+            Input::ReportBack { report, revision } => self.take_report_back(*report, revision),
             Input::Order {
                 order,
                 revision,
@@ -389,16 +350,15 @@ impl Actor {
             }),
             None => self.context.store.report(id)?,
         };
+        if is_overtaken(revision, earlier.as_ref()) {
+            return Ok(());
+        }
         let earlier = self.at_its_job(&order, earlier)?;
         let former = self.machines.remove(&id);
         let broken = order.check().err();
         let mut machine = Machine::new(order, revision, payload, earlier);
         if let Some(former) = former {
-            former.live.values().for_each(|(_, task)| task.abort());
-            for mac in &former.order.hardware.macs {
-                self.context.table.unbind(*mac);
-                self.by_mac.remove(mac);
-            }
+            self.let_go(&former);
             machine.agent = former.agent;
             machine.log_reading = former.log_reading;
         }
@@ -416,32 +376,6 @@ impl Actor {
             m.send_to_agent(&self.context, true);
         }
         Ok(())
-    }
-
-    /// The report that a new order goes on from. A control plane that was restored from a backup may put an order in
-    /// force again that had its time: what was done of it then is not done once more. So how far the former job came is
-    /// kept, and taken up when its order comes back.
-    fn at_its_job(
-        &self,
-        order: &Order,
-        earlier: Option<HeldReport>,
-    ) -> Result<Option<HeldReport>, StoreError> {
-        let Some(held) = earlier else { return Ok(None) };
-        if next::is_told_by(order, &held.report) {
-            return Ok(Some(held));
-        }
-        let now = (self.context.now)();
-        if !held.report.steps.is_empty() {
-            self.context
-                .store
-                .put_former(&held.report, now, now - FORMER_KEPT)?;
-        }
-        let former = self.context.store.former(order.job)?;
-        let former = former.filter(|_| !order.steps.is_empty());
-        Ok(Some(HeldReport {
-            revision: held.revision,
-            report: former.unwrap_or(held.report),
-        }))
     }
 
     fn phone_home(
@@ -468,8 +402,17 @@ impl Actor {
         Ok(true)
     }
 
+    /// Stops what is under way for a machine, and answers it no more.
+    pub(super) fn let_go(&mut self, former: &Machine) {
+        former.live.values().for_each(|(_, task)| task.abort());
+        for mac in &former.order.hardware.macs {
+            self.context.table.unbind(*mac);
+            self.by_mac.remove(mac);
+        }
+    }
+
     /// Decides for one machine until nothing changes, writes, then acts.
-    fn settle(&mut self, id: MachineId, changed: bool) -> Result<(), StoreError> {
+    pub(super) fn settle(&mut self, id: MachineId, changed: bool) -> Result<(), StoreError> {
         let context = Arc::clone(&self.context);
         let now = (context.now)();
         let Some(m) = self.machines.get_mut(&id) else {
@@ -496,25 +439,12 @@ impl Actor {
     }
 
     /// Makes the world follow the report: boot answers, the edge's own steps, the agent.
-    fn act(&mut self, id: MachineId) -> Result<(), StoreError> {
+    pub(super) fn act(&mut self, id: MachineId) -> Result<(), StoreError> {
+        self.serve_boot(id);
         let context = Arc::clone(&self.context);
         let Some(m) = self.machines.get_mut(&id) else {
             return Ok(());
         };
-        let boot_key = if m.boots_liveos() {
-            match context.boots.ensure(id, m.order.job) {
-                Ok(boot) => Some(boot.boot_key),
-                Err(source) => {
-                    error!(machine = %id, error = %source, "cannot make a boot token; the machine boots its disk");
-                    None
-                }
-            }
-        } else {
-            None
-        };
-        for entry in m.boot_entries(boot_key.as_deref()) {
-            context.table.bind(entry);
-        }
         if m.agent.is_some() && m.releasable() != m.released {
             m.send_to_agent(&context, false);
         }
@@ -527,6 +457,25 @@ impl Actor {
         }
         self.start_steps(id);
         Ok(())
+    }
+
+    /// Has DHCP and HTTP answer a machine by its report.
+    pub(super) fn serve_boot(&self, id: MachineId) {
+        let Some(m) = self.machines.get(&id) else { return };
+        let boot_key = if m.boots_liveos() {
+            match self.context.boots.ensure(id, m.order.job) {
+                Ok(boot) => Some(boot.boot_key),
+                Err(source) => {
+                    error!(machine = %id, error = %source, "cannot make a boot token; the machine boots its disk");
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        for entry in m.boot_entries(boot_key.as_deref()) {
+            self.context.table.bind(entry);
+        }
     }
 
     /// Starts what is under way by the report but not in this process, and stops the reverse.

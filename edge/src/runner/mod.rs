@@ -8,3 +8,4 @@ pub mod ladder;
 pub mod machine;
 pub mod next;
 pub mod steps;
+pub mod taking_up;

@@ -166,6 +166,10 @@ impl Records for Fragile {
         self.around(self.inner.received(site)).await
     }
 
+    async fn report(&self, machine: MachineId) -> Result<Option<(u64, Report)>, ApiError> {
+        self.around(self.inner.report(machine)).await
+    }
+
     async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError> {
         self.write(self.inner.heard(site, online)).await
     }

@@ -14,4 +14,6 @@ pub enum Defect {
     EdgeTrustsAnyone,
     /// The control plane never asks for what it lacks.
     CentreNeverCompares,
+    /// The control plane keeps to itself what an edge reported and lost.
+    CentreTellsNoReports,
 }

@@ -3,7 +3,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -185,6 +185,7 @@ impl Edge {
                 gate: gate.clone(),
             }),
             mirror: Arc::new(Nobody),
+            starting: AtomicBool::new(true),
             on_config: Box::new(move |config| table.set_site(&config.subnets, config.discover)),
         };
         let (link, link_receiver) = mpsc::channel(1024);

@@ -43,8 +43,6 @@ pub struct Figures {
     pub images: u64,
     /// Effects repeated by an edge that came back with an old disk, and could not know.
     pub unknowable: u64,
-    /// The same, where the control plane held the report and could have been asked.
-    pub told_elsewhere: u64,
 }
 
 impl Figures {
@@ -70,7 +68,6 @@ impl Figures {
         self.cuts_of_power += other.cuts_of_power;
         self.images += other.images;
         self.unknowable += other.unknowable;
-        self.told_elsewhere += other.told_elsewhere;
     }
 }
 
@@ -101,8 +98,8 @@ impl std::fmt::Display for Figures {
         )?;
         write!(
             f,
-            "{} effects repeated by edges with an old disk; of {} more the control plane had the report",
-            self.unknowable, self.told_elsewhere
+            "{} effects repeated by edges with an old disk that nobody could have told them of",
+            self.unknowable
         )
     }
 }

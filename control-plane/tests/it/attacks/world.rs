@@ -334,6 +334,7 @@ pub(crate) fn hello(identity: &Identity, with_lists: bool) -> Vec<u8> {
         actions: Vec::new(),
         commands: Digest::of(b"something"),
         reports: Digest::of(b"else"),
+        starting: false,
         lists: with_lists.then(|| Lists {
             commands: Vec::new(),
             reports: Vec::new(),
