@@ -21,7 +21,9 @@ use slipway_lab::{
     state::{Lab, LabId, MachineFirmware},
 };
 
-use crate::api::Api;
+use slipway_protocol::report::Report;
+
+use crate::{api::Api, fleet::rack::Rack};
 
 /// The site of every world.
 pub const SITE: &str = "bj-1";
@@ -73,6 +75,8 @@ pub struct World {
     pub api: Api,
     /// Data and logs.
     pub folder: PathBuf,
+    /// Simulated machines at the site, if it has any.
+    pub rack: Option<Rack>,
     parts: Parts,
     control_plane: Option<Child>,
     edge: Option<Child>,
@@ -85,6 +89,19 @@ impl World {
     /// # Errors
     /// When any part of it does not come up; nothing is left then.
     pub async fn start(name: &str, spec: &Spec, parts: Parts, api_at: SocketAddr) -> anyhow::Result<Self> {
+        Self::start_with_rack(name, (spec, 0), parts, api_at).await
+    }
+
+    /// The same with so many simulated machines at the site, besides those of the lab.
+    ///
+    /// # Errors
+    /// When any part of it does not come up; nothing is left then.
+    pub async fn start_with_rack(
+        name: &str,
+        (spec, simulated): (&Spec, u8),
+        parts: Parts,
+        api_at: SocketAddr,
+    ) -> anyhow::Result<Self> {
         slipway_bus::tls::install_provider();
         let id = LabId::new("/var/tmp/slipway-lab", name)?;
         let spec = Spec {
@@ -102,10 +119,14 @@ impl World {
             lab,
             api,
             folder,
+            rack: None,
             parts,
             control_plane: None,
             edge: None,
         };
+        if simulated > 0 {
+            world.rack = Some(Rack::start(&world.id.site(), simulated, 1)?);
+        }
         world.start_control_plane()?;
         world.forward(listener)?;
         let setup = world.wait_for_setup_token().await?;
@@ -158,9 +179,13 @@ impl World {
 
     fn edge_command(&self) -> anyhow::Result<Command> {
         let mut command = self.process(Place::Site, "slipway-edge")?;
+        let mut interfaces = format!("br0={}", self.lab.site_address);
+        if self.rack.is_some() {
+            interfaces += &format!(",lo={}", Rack::place().edge());
+        }
         command
             .env("SLIPWAY_DATA_DIR", self.folder.join("edge"))
-            .env("SLIPWAY_INTERFACES", format!("br0={}", self.lab.site_address))
+            .env("SLIPWAY_INTERFACES", interfaces)
             .env("SLIPWAY_LIVEOS", &self.parts.liveos);
         Ok(command)
     }
@@ -213,7 +238,12 @@ impl World {
             "pool": ["192.0.2.201", "192.0.2.250"],
             "lease_seconds": 600,
         });
-        let site = json!({ "id": SITE, "description": "the lab", "discover": true, "subnets": [subnet] });
+        let mut subnets = vec![subnet];
+        if self.rack.is_some() {
+            let place = Rack::place();
+            subnets.push(json!({ "network": place.network(), "server": place.edge(), "lease_seconds": 600 }));
+        }
+        let site = json!({ "id": SITE, "description": "the lab", "discover": true, "subnets": subnets });
         self.api.post("/api/v1/sites", site).await?;
         Ok(())
     }
@@ -265,7 +295,19 @@ impl World {
             });
             self.api.post("/api/v1/machines", body).await?;
         }
+        for body in self.rack.iter().flat_map(|rack| rack.enrolments(SITE)) {
+            self.api.post("/api/v1/machines", body).await?;
+        }
         Ok(())
+    }
+
+    /// What the edge holds on its disk of each machine's job: the site's own truth.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn site_reports(&self) -> anyhow::Result<Vec<Report>> {
+        let store = slipway_edge::store::Store::open(&self.folder.join("edge/edge.db"))?;
+        Ok(store.reports()?.into_iter().map(|held| held.report).collect())
     }
 
     /// Asks for an instance; gives back instance and job.

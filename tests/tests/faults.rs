@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use slipway_edge::bmc::{BootDevice, PowerAction};
-use slipway_lab::{
-    commands::{disk_hash::disk_hash, exec::Place, power, up::Spec},
-    wan,
-};
-use slipway_tests::world::{Parts, World, wait_for};
+use slipway_lab::commands::{disk_hash::disk_hash, exec::Place, power, up::Spec};
+use slipway_tests::world::{Parts, World};
 
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
@@ -65,36 +62,6 @@ async fn wait_for_step(world: &World, job: &str, id: &str) {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), done).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_site_finishes_with_the_wan_cut_and_tells_the_truth_later() {
-    let world = world("t-wan", &Spec::default()).await;
-    let (_, job) = world.install("cut-1", "tiny", json!({})).await.unwrap();
-    // The order and the image's chunks are at the site as soon as the first step is done.
-    wait_for_step(&world, &job, "ensure-image").await;
-    wan::cut(&world.id).unwrap();
-    let console = || world.console(0).contains("PHONE-HOME done").then_some(());
-    wait_for("the guest, with the WAN cut", INSTALL_LIMIT, console)
-        .await
-        .unwrap();
-    let unaware = world.api.get(&format!("/api/v1/jobs/{job}")).await.unwrap();
-    assert_eq!(unaware["state"], "running", "the control plane cannot know yet");
-    let healed_at = chrono::Utc::now();
-    wan::heal(&world.id).unwrap();
-    let job = world
-        .api
-        .wait_for_job(&job, Duration::from_secs(180))
-        .await
-        .unwrap();
-    assert_installed_once(&world, &job);
-    for step in job["steps"].as_array().unwrap() {
-        let finished: chrono::DateTime<chrono::Utc> = step["finished_at"].as_str().unwrap().parse().unwrap();
-        assert!(
-            finished < healed_at,
-            "the times are the site's, not those of the telling: {step:#}"
-        );
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@
 pub mod bmc;
 pub mod commands;
 pub mod error;
+pub mod impaired_wan;
 pub mod machine;
 pub mod netns;
 pub mod process;

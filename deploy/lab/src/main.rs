@@ -14,6 +14,7 @@ use slipway_lab::commands::down::{Disks, down};
 use slipway_lab::commands::exec::{Place, exec};
 use slipway_lab::commands::up::{Spec, up};
 use slipway_lab::commands::{disk_hash::disk_hash, expose::expose, fault::fault, power, status::status};
+use slipway_lab::impaired_wan::{ImpairedWan, Impairment};
 use slipway_lab::state::{Bus, LabId, MachineFirmware, Nic};
 use slipway_lab::wan;
 
@@ -74,10 +75,16 @@ enum Sub {
         /// The device.
         device: Device,
     },
-    /// Cut the link between site and centre (a silent black hole), or heal it.
+    /// Cut the link between site and centre (a silent black hole), heal it, or impair it until Ctrl-C.
     Wan {
         /// What to do.
         action: Wan,
+        /// With `impair`: how long a packet takes, each way, in ms.
+        #[arg(long, default_value_t = 300)]
+        delay: u64,
+        /// With `impair`: how many of a hundred packets are lost, each way.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(0..=100))]
+        loss: u8,
     },
     /// Run a command in a namespace of the lab.
     Exec {
@@ -176,6 +183,25 @@ enum Device {
 enum Wan {
     Cut,
     Heal,
+    Impair,
+}
+
+/// Impairs the WAN until Ctrl-C.
+fn impair(id: &LabId, delay_ms: u64, loss_percent: u8) -> anyhow::Result<()> {
+    let impairment = Impairment {
+        delay: std::time::Duration::from_millis(delay_ms),
+        loss_percent,
+        seed: u64::from(std::process::id()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let wan = ImpairedWan::start(id, impairment)?;
+    println!("{delay_ms} ms and {loss_percent} % lost each way, until Ctrl-C");
+    runtime.block_on(tokio::signal::ctrl_c())?;
+    let (passed, lost) = wan.counts();
+    println!("{passed} packets passed on, {lost} lost");
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -215,8 +241,15 @@ fn run(id: &LabId, command: Sub) -> anyhow::Result<()> {
         }
         Sub::Power { machine, action } => power::power(id, &machine, action.into())?,
         Sub::Boot { machine, device } => power::boot(id, &machine, device.into())?,
-        Sub::Wan { action: Wan::Cut } => wan::cut(id)?,
-        Sub::Wan { action: Wan::Heal } => wan::heal(id)?,
+        Sub::Wan { action: Wan::Cut, .. } => wan::cut(id)?,
+        Sub::Wan {
+            action: Wan::Heal, ..
+        } => wan::heal(id)?,
+        Sub::Wan {
+            action: Wan::Impair,
+            delay,
+            loss,
+        } => impair(id, delay, loss)?,
         Sub::Exec { place, command } => {
             let (program, arguments) = command.split_first().context("no command given")?;
             return Err(exec(id, place, program, arguments).into());

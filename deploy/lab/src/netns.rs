@@ -86,7 +86,7 @@ fn site_script(machines: &[Machine]) -> Vec<String> {
 /// # Errors
 /// [`LabError::Command`] with what `ip` said.
 pub fn remove(id: &LabId) -> Result<(), LabError> {
-    for namespace in [id.site(), id.centre()] {
+    for namespace in [id.site(), id.centre(), id.wan()] {
         if exists(&namespace) {
             run("ip", &["netns", "del", &namespace], "")?;
         }

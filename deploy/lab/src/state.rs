@@ -67,6 +67,11 @@ impl LabId {
         format!("slipway-{}-centre", self.name)
     }
 
+    /// Namespace between the two, while the WAN is impaired.
+    pub fn wan(&self) -> String {
+        format!("slipway-{}-wan", self.name)
+    }
+
     /// Pid file of the BMC process.
     pub fn bmc_pid(&self) -> PathBuf {
         self.folder().join("bmc.pid")

@@ -17,7 +17,7 @@ const LIVEOS_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// When it cannot be written, or sgdisk (Debian package gdisk) is not there.
-pub(super) fn guest(folder: &Path) -> anyhow::Result<PathBuf> {
+pub fn guest(folder: &Path) -> anyhow::Result<PathBuf> {
     let path = folder.join("guest.raw");
     let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     file.set_len(IMAGE_BYTES)?;

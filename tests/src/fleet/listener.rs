@@ -54,7 +54,7 @@ impl Heard {
 }
 
 /// A reader of the stream.
-pub(super) struct Listener {
+pub struct Listener {
     task: JoinHandle<Heard>,
     stop: CancellationToken,
 }
@@ -62,7 +62,7 @@ pub(super) struct Listener {
 impl Listener {
     /// Begins with the first event there is.
     #[must_use]
-    pub(super) fn start(api: &Api) -> Self {
+    pub fn start(api: &Api) -> Self {
         let (api, stop) = (api.clone(), CancellationToken::new());
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -93,7 +93,7 @@ impl Listener {
     ///
     /// # Errors
     /// When the reader itself failed.
-    pub(super) async fn stop(self, installs: usize) -> anyhow::Result<(u64, Vec<String>)> {
+    pub async fn stop(self, installs: usize) -> anyhow::Result<(u64, Vec<String>)> {
         self.stop.cancel();
         let heard = self.task.await?;
         let count = heard.last - heard.first.map_or(heard.last, |first| first - 1);

@@ -3,18 +3,19 @@
 //! the promises were kept; what it finds is printed, never hidden.
 
 pub mod chaos;
-mod chassis;
+pub mod chassis;
 pub mod database;
 mod hardware;
-mod image;
+pub mod image;
 pub mod judge;
-mod listener;
+pub mod listener;
 mod machine;
 mod overlay;
 mod pace;
 pub mod place;
 pub mod probe;
 pub mod process;
+pub mod rack;
 pub mod refused;
 mod replicas;
 pub mod run;
