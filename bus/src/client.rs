@@ -22,6 +22,8 @@ use crate::{MAX_PACKET_BYTES, backoff::Backoff};
 
 /// How many events may wait for a slow receiver before messages are dropped.
 const EVENT_QUEUE: usize = 10_000;
+/// How long TCP, TLS and CONNECT may take together, in seconds: on a bad WAN each packet is sent several times.
+const CONNECT_S: u64 = 20;
 /// Publishes that may wait for the socket.
 const PUBLISH_QUEUE: usize = 1_000;
 
@@ -171,6 +173,7 @@ impl Connection {
         let (client, mut events) = AsyncClient::builder(self.mqtt_options())
             .capacity(PUBLISH_QUEUE)
             .build();
+        events.network_options.set_connection_timeout(CONNECT_S);
         let mut subscribed = self.options.subscriptions.is_empty();
         loop {
             let event = match self.poll(&mut events).await {

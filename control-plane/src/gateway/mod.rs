@@ -249,9 +249,12 @@ impl Gateway {
                     %site, send = send.len(), want = want_reports.len(), tell = tell_reports.len(),
                     ahead = ahead.len(), "holdings differ"
                 );
-                // First: an order must not find the edge without what was done of it.
+                // An order must not find the edge without what was done of it: it goes out at a later hello.
                 self.tell_reports(site, &tell_reports).await?;
-                for document in send {
+                let waits = |document: &Document| {
+                    document.kind == Kind::Order && tell_reports.contains(&document.subject)
+                };
+                for document in send.into_iter().filter(|document| !waits(document)) {
                     self.send(site, &document).await;
                 }
                 if !want_reports.is_empty() {

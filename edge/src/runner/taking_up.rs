@@ -82,7 +82,7 @@ impl Actor {
         let mut meanwhile = Vec::new();
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
-        while !self.machines.is_empty() {
+        loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
