@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 use crate::{acl::Acl, broker::Backend};
 
 /// How long TLS may take, and CONNECT after it: over a WAN that loses a third of its packets it takes many seconds.
-pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who wants to connect.
 #[derive(Debug, Clone)]
