@@ -272,6 +272,7 @@ mod tests {
         let config = Config {
             data_dir: "/nowhere/slipway".into(),
             interfaces: vec![],
+            auto: false,
             dhcp: false,
             http_port: 0,
             mqtt_port: 0,
@@ -279,6 +280,7 @@ mod tests {
             liveos: "/nowhere".into(),
             boot_programs: "/nowhere".into(),
             setup: None,
+            status: None,
         };
         let no_interface = ports(&config, &lo("nope0", "127.0.0.1")).await;
         assert!(!works(&no_interface));

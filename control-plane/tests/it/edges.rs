@@ -125,6 +125,7 @@ fn certificates_run_out_and_are_renewed_by_their_edge_alone() {
             agents: Shown::new(&identity.agent_tls()).unwrap(),
             identity: identity.clone(),
             data_dir: dir.path().into(),
+            addresses: identity.addresses.clone(),
         };
         let mut link = connect(&identity, renewal.uplink.clone());
         assert!(link.is_up().await);
@@ -274,11 +275,13 @@ fn fit_box(dir: &std::path::Path) -> (slipway_edge::config::Config, std::net::So
     let config = slipway_edge::config::Config {
         data_dir: dir.join("data"),
         interfaces: vec!["lo=127.88.0.1".parse().unwrap()],
+        auto: false,
         dhcp: false,
         http_port: free().port(),
         mqtt_port: free().port(),
         mqtt_debug: free(),
         setup: None,
+        status: None,
         liveos: dir.into(),
         boot_programs: dir.into(),
     };
