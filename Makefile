@@ -9,6 +9,9 @@ LIVEOS_FLAVOUR ?= cloud
 export SLIPWAY_BINARIES := $(BINARIES)
 export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
+EDGE_PROFILE ?= release
+EDGE_OUT := $(OUT)/edge
+export SLIPWAY_EDGE_IMAGE := $(EDGE_OUT)/slipway-edge.raw
 export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
 export SLIPWAY_PYTHON := $(OUT)/python-examples/bin/python
 export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
@@ -16,7 +19,7 @@ export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 FLEET ?= --sites 20 --machines 50 --installs 200
 SIM ?= --seeds 100000
 
-.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
+.PHONY: help deps tools build agent liveos guest-images edge-package edge-image parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +53,14 @@ guest-images: deps ## Builds the guest images: a tiny one and a real Debian
 	@mkdir -p $(SLIPWAY_GUESTS)
 	@deploy/guest/build.sh tiny $(SLIPWAY_GUESTS)
 	@deploy/guest/build.sh debian $(SLIPWAY_GUESTS)
+
+edge-package: deps ## Builds the edge's Debian package, with the LiveOS for real hardware, and says where it lies
+	cargo build --locked -p slipway-edge --bin slipway-edge --profile $(EDGE_PROFILE)
+	@agent=$$(deploy/agent/build.sh) && mkdir -p $(OUT)/liveos-generic && deploy/liveos/build.sh $$agent $(OUT)/liveos-generic generic
+	@deploy/edge/package.sh $(CARGO_TARGET_DIR)/$(EDGE_PROFILE:dev=debug)/slipway-edge $(OUT)/liveos-generic $(EDGE_OUT)
+
+edge-image: edge-package ## Builds the disk image of an edge box, to be flashed, and says where it lies (needs root)
+	@deploy/edge/image.sh $(EDGE_OUT)/slipway-edge_*_amd64.deb $(EDGE_OUT)
 
 parts: build liveos guest-images
 

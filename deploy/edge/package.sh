@@ -1,7 +1,8 @@
 #!/bin/bash
 # Packs the edge as a Debian package.
 #   package.sh BINARY LIVEOS_DIR OUTDIR     ->  OUTDIR/slipway-edge_VERSION_amd64.deb
-# The same inputs give the same bytes: all times are those of the last change of the packaging, all owners root.
+# The same inputs give the same bytes: all times are those of the last change of the packaging, all owners root. A second build
+# is a look.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 binary=${1:-} liveos=${2:-} outdir=${3:-}
@@ -13,6 +14,13 @@ done
 version=$("$binary" --version | awk '{ print $2 }')
 time=$(git -C "$here" log -1 --format=%ct -- "$here" 2> /dev/null || stat -c %Y "$here/package.sh")
 export SOURCE_DATE_EPOCH=${time:=0}
+package=$outdir/slipway-edge_${version}_amd64.deb
+recipe=$( (sha256sum < "$binary"; cat "$liveos/vmlinuz" "$liveos/initramfs.img" | sha256sum; echo "$time"
+  cat "$here"/{package.sh,edge.toml,slipway-edge.service} "$here"/debian/*) | sha256sum | cut -c1-16)
+if [ -e "$package" ] && [ "$(cat "$outdir/.package.recipe" 2> /dev/null)" = "$recipe" ]; then
+  echo "package: $package, $(stat -c %s "$package") bytes"
+  exit
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 root=$work/root
@@ -76,9 +84,9 @@ install -m 755 -t "$root/DEBIAN" "$here"/debian/{postinst,prerm,postrm}
 find "$root" -exec touch -h -d "@$time" {} +
 
 mkdir -p "$outdir"
-package=$outdir/slipway-edge_${version}_amd64.deb
 # The binary and the LiveOS are compressed well by zstd, but Debian 12's dpkg writes xz, which all read; -1 is enough.
 dpkg-deb --root-owner-group -Zxz -z1 -b "$root" "$work/package.deb" > /dev/null
 rm -f "$outdir"/slipway-edge_*_amd64.deb
 mv "$work/package.deb" "$package"
+echo "$recipe" > "$outdir/.package.recipe"
 echo "package: $package, $(stat -c %s "$package") bytes"
