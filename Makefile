@@ -71,7 +71,7 @@ demo: parts ## Starts all of Slipway in a lab, provisions a blank machine, stays
 test: parts tools lint ## Runs every test but the long ones, real PXE installs included (needs root)
 	cargo nextest run --locked --workspace -E 'not test(/^long_/)'
 
-test-long: parts ## Runs the long stories: kills at ten moments, and whatever else does not fit into `make test`
+test-long: parts edge-image ## Runs the long stories: kills at ten moments, the edge's ready image, and whatever else does not fit into `make test`
 	cargo nextest run --locked -p slipway-tests -E 'test(/^long_/)' --no-capture
 
 bench: parts ## Measures; figures are printed, not judged

@@ -188,7 +188,7 @@ fn answers_at(world: &World, address: &str) -> Option<()> {
 
 #[expect(clippy::too_many_lines, reason = "one story, in its order")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flashed_box_joins_by_its_page_serves_and_comes_back() {
+async fn long_a_flashed_box_joins_by_its_page_serves_and_comes_back() {
     let begin = Instant::now();
     let say = |what: &str| println!("{:6.1} s  {what}", begin.elapsed().as_secs_f32());
     let (world, _router) = site_with_router("t-appliance").await;
@@ -258,7 +258,7 @@ async fn a_flashed_box_joins_by_its_page_serves_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flashed_box_starts_by_uefi_too() {
+async fn long_a_flashed_box_starts_by_uefi_too() {
     let (world, _router) = site_with_router("t-appliance-uefi").await;
     let mut edge = Appliance::new(&world, "edge", MachineFirmware::Uefi, &image()).unwrap();
     let begin = Instant::now();
