@@ -224,12 +224,12 @@ impl Drop for Appliance {
     }
 }
 
-/// The files of the root partition of a disk made from the image, copied out into `to`, without its kernel modules. A disk whose
-/// power was cut is mended by its journal on the way, in a copy.
+/// The files below `folders` of the root partition of a disk made from the image, copied out into `to`. A disk whose power was
+/// cut is mended by its journal on the way, in a copy.
 ///
 /// # Errors
 /// When the disk has no such partition.
-pub fn files(disk: &Path, to: &Path) -> anyhow::Result<()> {
+pub fn files(disk: &Path, folders: &[&str], to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to)?;
     // Neither of the two programs below replays a journal within a larger file.
     let copy = to.join("partition");
@@ -247,7 +247,7 @@ pub fn files(disk: &Path, to: &Path) -> anyhow::Result<()> {
         mended.status.code().is_some_and(|code| code <= 1),
         "e2fsck: {text}"
     );
-    for folder in ["etc", "var", "usr", "root", "home", "opt", "srv"] {
+    for folder in folders {
         let copied = format!("rdump /{folder} {}", to.display());
         run(Command::new("debugfs").args(["-R", &copied]).arg(&copy))?;
     }
