@@ -12,8 +12,8 @@ for file in "$binary" "$liveos/vmlinuz" "$liveos/initramfs.img"; do
 done
 
 version=$("$binary" --version | awk '{ print $2 }')
-time=$(git -C "$here" log -1 --format=%ct -- "$here" 2> /dev/null || stat -c %Y "$here/package.sh")
-export SOURCE_DATE_EPOCH=${time:=0}
+time=$(git -C "$here" log -1 --format=%ct -- "$here" 2> /dev/null || true)
+export SOURCE_DATE_EPOCH=${time:=$(stat -c %Y "$here/package.sh")}
 package=$outdir/slipway-edge_${version}_amd64.deb
 recipe=$( (sha256sum < "$binary"; cat "$liveos/vmlinuz" "$liveos/initramfs.img" | sha256sum; echo "$time"
   cat "$here"/{package.sh,edge.toml,slipway-edge.service} "$here"/debian/*) | sha256sum | cut -c1-16)
@@ -45,12 +45,12 @@ Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: slipway
 
 Files: *
-Copyright: The Slipway authors
+Copyright: 2026 The Slipway authors
 License: Apache-2.0
  See /usr/share/common-licenses/Apache-2.0.
 
 Files: usr/lib/slipway/liveos/*
-Copyright: The Slipway authors, and the authors of what Debian packages it is made of: Linux, busybox, dropbear
+Copyright: 2026 The Slipway authors, and the authors of what Debian packages it is made of: Linux, busybox, dropbear
 License: Apache-2.0 and GPL-2 and others
  See /usr/share/common-licenses/GPL-2; the sources are Debian's source packages linux, busybox and dropbear.
 COPYRIGHT

@@ -92,6 +92,14 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(command: Option<Command>, mut config: Config) -> anyhow::Result<()> {
+    if config.auto {
+        config.interfaces = interfaces::found().await?;
+    }
+    match command {
+        Some(Command::Join { token, force }) => return join_site(&token, &config, force).await,
+        Some(Command::Check { json }) => return check(&config, json).await,
+        _ => {}
+    }
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
     if config.auto {
@@ -100,13 +108,6 @@ async fn start(command: Option<Command>, mut config: Config) -> anyhow::Result<(
             Some(found) => config.interfaces = found,
             None => return Ok(()),
         }
-    }
-    match command {
-        Some(Command::Join { token, force }) => return join_site(&token, &config, force).await,
-        Some(Command::Check { json }) => return check(&config, json).await,
-        _ => {}
-    }
-    if config.auto {
         tokio::spawn(interfaces::stop_on_change(
             config.interfaces.clone(),
             stop.clone(),
