@@ -194,7 +194,6 @@ fn answers_at(world: &World, address: &str) -> Option<()> {
     output.status.success().then_some(())
 }
 
-#[expect(clippy::too_many_lines, reason = "one story, in its order")]
 #[tokio::test(flavor = "multi_thread")]
 async fn long_a_flashed_box_joins_by_its_page_serves_and_comes_back() {
     let begin = Instant::now();
