@@ -9,6 +9,9 @@ LIVEOS_FLAVOUR ?= cloud
 export SLIPWAY_BINARIES := $(BINARIES)
 export SLIPWAY_LIVEOS_DIR := $(OUT)/liveos-$(LIVEOS_FLAVOUR)
 export SLIPWAY_GUESTS := $(OUT)/guests
+EDGE_PROFILE ?= release
+EDGE_OUT := $(OUT)/edge
+export SLIPWAY_EDGE_IMAGE := $(EDGE_OUT)/slipway-edge.raw
 export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
 export SLIPWAY_PYTHON := $(OUT)/python-examples/bin/python
 export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
@@ -16,7 +19,7 @@ export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 FLEET ?= --sites 20 --machines 50 --installs 200
 SIM ?= --seeds 100000
 
-.PHONY: help deps tools build agent liveos guest-images parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
+.PHONY: help deps tools build agent liveos guest-images edge-package edge-image parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +54,14 @@ guest-images: deps ## Builds the guest images: a tiny one and a real Debian
 	@deploy/guest/build.sh tiny $(SLIPWAY_GUESTS)
 	@deploy/guest/build.sh debian $(SLIPWAY_GUESTS)
 
+edge-package: deps ## Builds the edge's Debian package, with the LiveOS for real hardware, and says where it lies
+	cargo build --locked -p slipway-edge --bin slipway-edge --profile $(EDGE_PROFILE)
+	@agent=$$(deploy/agent/build.sh) && mkdir -p $(OUT)/liveos-generic && deploy/liveos/build.sh $$agent $(OUT)/liveos-generic generic
+	@deploy/edge/package.sh $(CARGO_TARGET_DIR)/$(EDGE_PROFILE:dev=debug)/slipway-edge $(OUT)/liveos-generic $(EDGE_OUT)
+
+edge-image: edge-package ## Builds the disk image of an edge box, to be flashed, and says where it lies (needs root)
+	@deploy/edge/image.sh $(EDGE_OUT)/slipway-edge_*_amd64.deb $(EDGE_OUT)
+
 parts: build liveos guest-images
 
 demo: parts ## Starts all of Slipway in a lab, provisions a blank machine, stays up until Ctrl-C (needs root)
@@ -60,7 +71,7 @@ demo: parts ## Starts all of Slipway in a lab, provisions a blank machine, stays
 test: parts tools lint ## Runs every test but the long ones, real PXE installs included (needs root)
 	cargo nextest run --locked --workspace -E 'not test(/^long_/)'
 
-test-long: parts ## Runs the long stories: kills at ten moments, and whatever else does not fit into `make test`
+test-long: parts edge-image ## Runs the long stories: kills at ten moments, the edge's ready image, and whatever else does not fit into `make test`
 	cargo nextest run --locked -p slipway-tests -E 'test(/^long_/)' --no-capture
 
 bench: parts ## Measures; figures are printed, not judged

@@ -109,11 +109,11 @@ impl Authority {
         })
     }
 
-    /// Signs an edge's request: the name becomes `name` whatever it asks for, and of its other names only addresses that
-    /// `allowed` accepts may stand in it.
+    /// Signs an edge's request: the name becomes `name` whatever it asks for, and of its other names only the addresses that
+    /// `allowed` accepts stand in it. A box may have further addresses, as on the way to the control plane: they are left out.
     ///
     /// # Errors
-    /// When the request cannot be read or asks for something foreign.
+    /// When the request cannot be read, or asks for names of which none is allowed, or for one that is no address.
     pub fn sign(
         &self,
         csr: &str,
@@ -122,11 +122,19 @@ impl Authority {
         allowed: impl Fn(IpAddr) -> bool,
     ) -> Result<Issued, PkiError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr)?;
-        for asked in &request.params.subject_alt_names {
-            match asked {
-                SanType::IpAddress(address) if allowed(*address) => {}
+        let asked = std::mem::take(&mut request.params.subject_alt_names);
+        let mut foreign = None;
+        for name in asked {
+            match &name {
+                SanType::IpAddress(address) if allowed(*address) => {
+                    request.params.subject_alt_names.push(name);
+                }
+                SanType::IpAddress(_) => drop(foreign.get_or_insert(name)),
                 other => return Err(PkiError::Foreign(format!("{other:?}"))),
             }
+        }
+        if let Some(foreign) = foreign.filter(|_| request.params.subject_alt_names.is_empty()) {
+            return Err(PkiError::Foreign(format!("{foreign:?}")));
         }
         // RFC 5280, 4.1.2.2: positive, and at most 20 octets.
         let mut serial = crate::vault::random::<16>().map_err(|_| KeyError::Random)?;

@@ -92,6 +92,7 @@ mkdir -p "$cache" "$outdir"
 
 mkdir -p "$work/agent"
 install -m 755 "$agent" "$work/agent/init"
+touch -d @0 "$work/agent/init" # the same agent gives the same bytes, whenever it is packed
 archive "$work/agent" "$work/agent.img" 19
 cat "$modules" "$work/agent.img" > "$work/initramfs.img"
 cp "$kernel/vmlinuz" "$work/vmlinuz"

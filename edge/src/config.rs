@@ -31,8 +31,13 @@ pub enum ConfigError {
         reason: String,
     },
     /// Nothing to serve on.
-    #[error("no interface is named: set --interface NAME=ADDRESS, for example --interface br0=192.0.2.1")]
+    #[error(
+        "no interface is named: set --interface NAME=ADDRESS, for example --interface br0=192.0.2.1, or --interface auto"
+    )]
     NoInterface,
+    /// Some interfaces are named, and all are.
+    #[error("`auto` stands for every wired interface: give it alone, or name the interfaces")]
+    AutoAndNamed,
 }
 
 /// A network interface and this box's address on it.
@@ -64,6 +69,33 @@ impl TryFrom<String> for Interface {
     }
 }
 
+/// What is given as an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Served {
+    /// `auto`: every wired interface, by the address it has.
+    Auto,
+    /// This one.
+    Named(Interface),
+}
+
+impl FromStr for Served {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            named => named.parse().map(Self::Named),
+        }
+    }
+}
+
+impl TryFrom<String> for Served {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// As given, before defaults.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -75,9 +107,10 @@ pub struct Given {
     /// Folder for keys, database and image cache [default: /var/lib/slipway]
     #[arg(long, env = "SLIPWAY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Interface to serve and this box's address on it, NAME=ADDRESS; may be repeated
+    /// Interface to serve and this box's address on it, NAME=ADDRESS; may be repeated. `auto` serves every wired interface by
+    /// the address it has
     #[arg(long = "interface", env = "SLIPWAY_INTERFACES", value_delimiter = ',')]
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<Served>,
     /// Whether to serve DHCP; `false` where another server hands out addresses and names this box [default: true]
     #[arg(long, env = "SLIPWAY_EDGE_DHCP", action = clap::ArgAction::Set)]
     pub dhcp: Option<bool>,
@@ -93,6 +126,9 @@ pub struct Given {
     /// ADDRESS:PORT of a page that takes a join token while this box has not joined; the page ends when it has [default: none]
     #[arg(long, env = "SLIPWAY_EDGE_SETUP")]
     pub setup: Option<SocketAddr>,
+    /// File that always holds a line on how this box is, for a console to show [default: none]
+    #[arg(long, env = "SLIPWAY_EDGE_STATUS")]
+    pub status: Option<PathBuf>,
     /// Folder with the LiveOS: vmlinuz and initramfs.img [default: /usr/lib/slipway/liveos]
     #[arg(long, env = "SLIPWAY_LIVEOS")]
     pub liveos: Option<PathBuf>,
@@ -106,8 +142,10 @@ pub struct Given {
 pub struct Config {
     /// Folder for keys, database and image cache.
     pub data_dir: PathBuf,
-    /// Interfaces to serve.
+    /// Interfaces to serve; none yet if they are to be found.
     pub interfaces: Vec<Interface>,
+    /// Whether the interfaces are to be found: every wired one, by the address it has.
+    pub auto: bool,
     /// Whether DHCP (and router advertisements) are served on them.
     pub dhcp: bool,
     /// Port of the HTTP boot server.
@@ -118,6 +156,8 @@ pub struct Config {
     pub mqtt_debug: SocketAddr,
     /// Where a box that has not joined takes a token.
     pub setup: Option<SocketAddr>,
+    /// File that always holds a line on how this box is.
+    pub status: Option<PathBuf>,
     /// Folder with the LiveOS.
     pub liveos: PathBuf,
     /// Folder with the boot programs.
@@ -134,17 +174,16 @@ impl Given {
         let pick = |given: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             given.or(file).unwrap_or_else(|| PathBuf::from(default))
         };
-        let interfaces = if self.interfaces.is_empty() {
+        let served = if self.interfaces.is_empty() {
             file.interfaces
         } else {
             self.interfaces
         };
-        if interfaces.is_empty() {
-            return Err(ConfigError::NoInterface);
-        }
+        let (interfaces, auto) = interfaces(served)?;
         Ok(Config {
             data_dir: pick(self.data_dir, file.data_dir, "/var/lib/slipway"),
             interfaces,
+            auto,
             dhcp: self.dhcp.or(file.dhcp).unwrap_or(true),
             http_port: self.http_port.or(file.http_port).unwrap_or(8081),
             mqtt_port: self.mqtt_port.or(file.mqtt_port).unwrap_or(8883),
@@ -153,6 +192,7 @@ impl Given {
                 .or(file.mqtt_debug)
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 1883))),
             setup: self.setup.or(file.setup),
+            status: self.status.or(file.status),
             liveos: pick(self.liveos, file.liveos, "/usr/lib/slipway/liveos"),
             boot_programs: pick(self.boot_programs, file.boot_programs, "/usr/lib/ipxe"),
         })
@@ -174,6 +214,24 @@ impl Given {
             path,
             reason: e.message().to_owned(),
         })
+    }
+}
+
+/// The interfaces that are named, and whether all are meant instead.
+fn interfaces(served: Vec<Served>) -> Result<(Vec<Interface>, bool), ConfigError> {
+    let given = served.len();
+    let named: Vec<Interface> = served
+        .into_iter()
+        .filter_map(|served| match served {
+            Served::Auto => None,
+            Served::Named(interface) => Some(interface),
+        })
+        .collect();
+    match (named.len(), given) {
+        (_, 0) => Err(ConfigError::NoInterface),
+        (0, _) => Ok((named, true)),
+        (names, given) if names == given => Ok((named, false)),
+        _ => Err(ConfigError::AutoAndNamed),
     }
 }
 
@@ -208,6 +266,12 @@ mod tests {
             (9, 7, 1)
         );
         assert!(config.dhcp, "served unless it is said not to");
+        assert!(!config.auto);
+        std::fs::write(&path, "interfaces = [\"auto\"]\n").unwrap();
+        let config = given.clone().resolve().unwrap();
+        assert!(config.auto && config.interfaces.is_empty());
+        std::fs::write(&path, "interfaces = [\"auto\", \"br0=192.0.2.1\"]\n").unwrap();
+        assert!(matches!(given.clone().resolve(), Err(ConfigError::AutoAndNamed)));
         std::fs::write(&path, "interface = 1\n").unwrap();
         assert!(matches!(given.resolve(), Err(ConfigError::Parse { .. })));
         assert!(matches!("br0".parse::<Interface>(), Err(e) if e.contains("NAME=ADDRESS")));

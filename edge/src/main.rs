@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use slipway_edge::{
     config::{Config, Given},
     identity::Identity,
-    join, preflight, setup, site,
+    interfaces, join, preflight, setup, site, status,
 };
 use slipway_protocol::site::JoinToken;
 use tokio_util::sync::CancellationToken;
@@ -91,17 +91,31 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn start(command: Option<Command>, config: Config) -> anyhow::Result<()> {
+async fn start(command: Option<Command>, mut config: Config) -> anyhow::Result<()> {
+    if config.auto {
+        config.interfaces = interfaces::found().await?;
+    }
     match command {
         Some(Command::Join { token, force }) => return join_site(&token, &config, force).await,
         Some(Command::Check { json }) => return check(&config, json).await,
         _ => {}
     }
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(stop_on_signal(stop.clone()));
+    if config.auto {
+        status::say(&config, status::NO_ADDRESS);
+        match interfaces::wait(&stop).await? {
+            Some(found) => config.interfaces = found,
+            None => return Ok(()),
+        }
+        tokio::spawn(interfaces::stop_on_change(
+            config.interfaces.clone(),
+            stop.clone(),
+        ));
+    }
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
-    let stop = CancellationToken::new();
-    let signals = tokio::spawn(stop_on_signal(stop.clone()));
     if let Some(page) = config.setup.filter(|_| !Identity::is_there(&config.data_dir))
         && !setup::serve(&config, page, &stop).await?
     {

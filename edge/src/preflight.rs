@@ -76,6 +76,10 @@ pub fn works(findings: &[Finding]) -> bool {
 /// Looks at everything; at the control plane only if a token names it.
 pub async fn look(config: &Config, token: Option<&JoinToken>, now: DateTime<Utc>) -> Vec<Finding> {
     let mut found = Vec::new();
+    if config.interfaces.is_empty() {
+        let detail = "none has an address: connect a cable to a network that hands out addresses, or name an interface";
+        found.push(finding("wired interfaces", Status::Fail, detail));
+    }
     for interface in &config.interfaces {
         found.extend(ports(config, interface).await);
     }
@@ -272,6 +276,7 @@ mod tests {
         let config = Config {
             data_dir: "/nowhere/slipway".into(),
             interfaces: vec![],
+            auto: false,
             dhcp: false,
             http_port: 0,
             mqtt_port: 0,
@@ -279,7 +284,13 @@ mod tests {
             liveos: "/nowhere".into(),
             boot_programs: "/nowhere".into(),
             setup: None,
+            status: None,
         };
+        let nothing = look(&config, None, Utc::now()).await;
+        assert_eq!(
+            (nothing[0].check.as_str(), nothing[0].status),
+            ("wired interfaces", Status::Fail)
+        );
         let no_interface = ports(&config, &lo("nope0", "127.0.0.1")).await;
         assert!(!works(&no_interface));
         let not_ours = ports(&config, &lo("lo", "192.0.2.1")).await;

@@ -2,7 +2,7 @@
 //! speaks HTTP to the control plane and signs by the key of its reports, so that an edge that was cut off for longer than
 //! its certificate was good comes back by itself. Never touches the keys of reports and secrets.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -53,6 +53,8 @@ pub struct Renewal {
     pub identity: Identity,
     /// The data folder.
     pub data_dir: PathBuf,
+    /// This box's addresses now: agents must find theirs in the certificate of this edge's broker.
+    pub addresses: Vec<IpAddr>,
     /// What connections to the centre show.
     pub uplink: Shown,
     /// What this edge's own broker shows.
@@ -73,7 +75,7 @@ impl Renewal {
             }
             let (from, until) = validity(&self.identity.certificate)?;
             let now = (context.now)();
-            if !is_due((from, until), now) {
+            if !is_due((from, until), now) && self.addresses == self.identity.addresses {
                 continue;
             }
             match self.renew(&context.key_ring(), now).await {
@@ -96,7 +98,7 @@ impl Renewal {
         let site = self.identity.site.clone();
         let request = RenewRequest {
             csr: certificate_request(site.as_str(), &[], &tls)?,
-            agent_csr: certificate_request(site.as_str(), &self.identity.addresses, &agent_tls)?,
+            agent_csr: certificate_request(site.as_str(), &self.addresses, &agent_tls)?,
         };
         let stamp = Stamp {
             revision: now.timestamp_millis().cast_unsigned(),
@@ -119,6 +121,7 @@ impl Renewal {
             agent_certificate: answer.agent_certificate,
             agent_key: agent_tls.serialize_pem(),
             ca: answer.ca,
+            addresses: self.addresses.clone(),
             ..self.identity.clone()
         };
         let (_, until) = validity(&identity.certificate)?;

@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     join,
     preflight::{self, Finding, Status},
+    status,
 };
 
 /// Longest token that is read, in bytes.
@@ -46,7 +47,9 @@ pub async fn serve(config: &Config, at: SocketAddr, stop: &CancellationToken) ->
         joined: joined.clone(),
     });
     let router = Router::new().route("/", get(show).post(take)).with_state(page);
-    info!(page = %format!("http://{}/", listener.local_addr()?), "this box has not joined a site: give it a token on its page");
+    let at = listener.local_addr()?;
+    status::say(config, &status::not_joined(&config.addresses(), at));
+    info!(page = %format!("http://{at}/"), "this box has not joined a site: give it a token on its page");
     let (ended, stopped) = (joined.clone(), stop.clone());
     axum::serve(listener, router)
         .with_graceful_shutdown(async move {

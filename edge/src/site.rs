@@ -43,6 +43,7 @@ use crate::{
     ledger::Ledger,
     renew::Renewal,
     runner::actor::Runner,
+    status,
     store::Store,
     tftp::server::{self as tftp, Files},
     uplink::{self, KEYS_SETTING, Uplink, Word},
@@ -163,6 +164,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     start_http(&mut tasks, sockets.http, &state, &stop);
     let (central, central_events) = connect_central(&identity, renewal.uplink.clone(), &stop)?;
     let link = self::uplink(&context, &runner, central, local);
+    let central_events = status::told(&config, &identity, central_events);
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
     let (link_stop, watch_stop) = (stop.clone(), stop.clone());
     tasks.spawn(async { Ok(link.run(central_events, words_receiver, link_stop).await?) });
@@ -190,6 +192,7 @@ fn renewal(identity: &Identity, config: &Config) -> anyhow::Result<Renewal> {
         agents: Shown::new(&identity.agent_tls())?,
         identity: identity.clone(),
         data_dir: config.data_dir.clone(),
+        addresses: config.addresses(),
     })
 }
 

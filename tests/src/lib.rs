@@ -2,6 +2,7 @@
 //! stories in `tests/` are made of it. It must never reach outside the namespaces it made.
 
 pub mod api;
+pub mod appliance;
 pub mod fleet;
 pub mod handbook;
 pub mod newcomer;

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use slipway_lab::{
         expose::expose,
         up::{Spec, up},
     },
-    state::{Lab, LabId, MachineFirmware},
+    state::{Lab, LabId, MachineFirmware, SITE_ADDRESS},
 };
 
 use slipway_protocol::report::Report;
@@ -102,6 +102,24 @@ impl World {
         parts: Parts,
         api_at: SocketAddr,
     ) -> anyhow::Result<Self> {
+        let world = Self::without_edge(name, (spec, simulated), parts, (api_at, SITE_ADDRESS));
+        let mut world = world.await?;
+        world.join().await?;
+        world.start_edge()?;
+        world.enrol().await?;
+        Ok(world)
+    }
+
+    /// The same up to the site, whose edge will be at `edge_address`: nothing has joined it, and no machine is enrolled.
+    ///
+    /// # Errors
+    /// When any part of it does not come up; nothing is left then.
+    pub async fn without_edge(
+        name: &str,
+        (spec, simulated): (&Spec, u8),
+        parts: Parts,
+        (api_at, edge_address): (SocketAddr, Ipv4Addr),
+    ) -> anyhow::Result<Self> {
         slipway_bus::tls::install_provider();
         let id = LabId::new("/var/tmp/slipway-lab", name)?;
         let spec = Spec {
@@ -131,10 +149,7 @@ impl World {
         world.forward(listener)?;
         let setup = world.wait_for_setup_token().await?;
         world.api.set_up(&setup).await?;
-        world.make_site().await?;
-        world.join().await?;
-        world.start_edge()?;
-        world.enrol().await?;
+        world.make_site(edge_address).await?;
         Ok(world)
     }
 
@@ -231,10 +246,10 @@ impl World {
         token.await.with_context(|| self.log("control-plane"))
     }
 
-    async fn make_site(&self) -> anyhow::Result<()> {
+    async fn make_site(&self, edge_address: Ipv4Addr) -> anyhow::Result<()> {
         let subnet = json!({
             "network": "192.0.2.0/24",
-            "server": self.lab.site_address.to_string(),
+            "server": edge_address.to_string(),
             "pool": ["192.0.2.201", "192.0.2.250"],
             "lease_seconds": 600,
         });
@@ -248,13 +263,22 @@ impl World {
         Ok(())
     }
 
+    /// A join token of the site.
+    ///
+    /// # Errors
+    /// When the control plane makes none.
+    pub async fn token(&self) -> anyhow::Result<String> {
+        let path = format!("/api/v1/sites/{SITE}/tokens");
+        let token = self.api.post(&path, json!({})).await?;
+        Ok(token["token"]
+            .as_str()
+            .context("no token in the answer")?
+            .to_owned())
+    }
+
     async fn join(&self) -> anyhow::Result<()> {
         use std::io::Write as _;
-        let token = self
-            .api
-            .post(&format!("/api/v1/sites/{SITE}/tokens"), json!({}))
-            .await?;
-        let token = token["token"].as_str().context("no token in the answer")?;
+        let token = self.token().await?;
         let mut child = self
             .edge_command()?
             .args(["join", "-"])
@@ -275,7 +299,11 @@ impl World {
         Ok(())
     }
 
-    async fn enrol(&self) -> anyhow::Result<()> {
+    /// Enrols the lab's machines.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn enrol(&self) -> anyhow::Result<()> {
         for machine in &self.lab.machines {
             let firmware = match machine.firmware {
                 MachineFirmware::Bios => "bios",

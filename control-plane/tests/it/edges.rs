@@ -125,6 +125,7 @@ fn certificates_run_out_and_are_renewed_by_their_edge_alone() {
             agents: Shown::new(&identity.agent_tls()).unwrap(),
             identity: identity.clone(),
             data_dir: dir.path().into(),
+            addresses: identity.addresses.clone(),
         };
         let mut link = connect(&identity, renewal.uplink.clone());
         assert!(link.is_up().await);
@@ -274,15 +275,63 @@ fn fit_box(dir: &std::path::Path) -> (slipway_edge::config::Config, std::net::So
     let config = slipway_edge::config::Config {
         data_dir: dir.join("data"),
         interfaces: vec!["lo=127.88.0.1".parse().unwrap()],
+        auto: false,
         dhcp: false,
         http_port: free().port(),
         mqtt_port: free().port(),
         mqtt_debug: free(),
         setup: None,
+        status: None,
         liveos: dir.into(),
         boot_programs: dir.into(),
     };
     (config, free())
+}
+
+#[test]
+fn a_box_has_more_addresses_than_its_sites() {
+    on_each_server(async |server| {
+        server.make_site("bj-1").await;
+        let addresses = |texts: &[&str]| -> Vec<std::net::IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let (_, token) = server.post("/api/v1/sites/bj-1/tokens", json!({})).await;
+        let token = JoinToken::from_text(token["token"].as_str().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = addresses(&["198.51.100.7"]);
+        let refused = join::join(&token, &elsewhere, dir.path(), Utc::now()).await;
+        let refused = refused.err().unwrap().to_string();
+        assert!(
+            refused.contains("198.51.100.7") || refused.contains("not this site"),
+            "{refused}"
+        );
+        let both = addresses(&["198.51.100.7", "192.0.2.1"]);
+        let identity = join::join(&token, &both, dir.path(), Utc::now()).await.unwrap();
+        let names = |certificate: &str| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).unwrap();
+            let certificate = pem.parse_x509().unwrap();
+            let names = certificate.subject_alternative_name().unwrap().unwrap();
+            format!("{:?}", names.value.general_names)
+        };
+        assert_eq!(
+            names(&identity.agent_certificate),
+            "[IPAddress([192, 0, 2, 1])]",
+            "the other address is left out"
+        );
+        // The box got another one on its way to the centre: its agents must find theirs still.
+        let mut renewal = Renewal {
+            uplink: Shown::new(&identity.uplink_tls()).unwrap(),
+            agents: Shown::new(&identity.agent_tls()).unwrap(),
+            addresses: addresses(&["198.51.100.8", "192.0.2.1"]),
+            identity,
+            data_dir: dir.path().into(),
+        };
+        let keys = KeyRing::new([token.verifying_key]);
+        renewal.renew(&keys, Utc::now()).await.unwrap();
+        let kept = Identity::load(dir.path()).unwrap();
+        assert_eq!(kept.addresses, renewal.addresses);
+        assert_eq!(names(&kept.agent_certificate), "[IPAddress([192, 0, 2, 1])]");
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,11 +60,13 @@ impl Edge {
                 name: "lo".into(),
                 address,
             }],
+            auto: false,
             dhcp: false,
             http_port: 8081,
             mqtt_port: 8883,
             mqtt_debug: (address, 1883).into(),
             setup: None,
+            status: None,
             liveos: dir.path().into(),
             boot_programs: dir.path().into(),
         };
