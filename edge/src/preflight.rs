@@ -279,6 +279,7 @@ mod tests {
             liveos: "/nowhere".into(),
             boot_programs: "/nowhere".into(),
             setup: None,
+            cut_off_after: chrono::TimeDelta::seconds(60),
         };
         let no_interface = ports(&config, &lo("nope0", "127.0.0.1")).await;
         assert!(!works(&no_interface));

@@ -279,6 +279,7 @@ fn fit_box(dir: &std::path::Path) -> (slipway_edge::config::Config, std::net::So
         mqtt_port: free().port(),
         mqtt_debug: free(),
         setup: None,
+        cut_off_after: chrono::TimeDelta::seconds(60),
         liveos: dir.into(),
         boot_programs: dir.into(),
     };

@@ -13,7 +13,9 @@ use slipway_protocol::{
     ids::{Digest, JobId, MacAddr, MachineId, StepId},
     keys::Expect,
     order::{Action, Order, Role},
-    report::{AgentHello, AgentReport, EventSource, Failure, HardwareFault, TimelineEvent},
+    report::{
+        AgentHello, AgentReport, EventSource, Failure, HardwareFault, MAX_LOCAL_USES, Report, TimelineEvent,
+    },
     topic::{Kind, Topic},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -180,12 +182,10 @@ impl Actor {
                 Ok(order) => {
                     // The last process may have died between keeping an order and taking it.
                     let earlier = self.at_its_job(order.body(), reports.remove(&machine))?;
-                    self.insert(Machine::new(
-                        order.into_body(),
-                        document.revision,
-                        document.payload,
-                        earlier,
-                    ));
+                    let mut machine =
+                        Machine::new(order.into_body(), document.revision, document.payload, earlier);
+                    self.tell_local_use(&mut machine)?;
+                    self.insert(machine);
                 }
                 Err(reason) => {
                     warn!(%machine, %reason, "a stored order is no longer valid; it is left alone")
@@ -393,6 +393,7 @@ impl Actor {
         let former = self.machines.remove(&id);
         let broken = order.check().err();
         let mut machine = Machine::new(order, revision, payload, earlier);
+        self.tell_local_use(&mut machine)?;
         if let Some(former) = former {
             former.live.values().for_each(|(_, task)| task.abort());
             for mac in &former.order.hardware.macs {
@@ -418,6 +419,21 @@ impl Actor {
         Ok(())
     }
 
+    /// An order that was taken from a lease is told of as such in its report. The journal knows: it was written with the
+    /// order.
+    fn tell_local_use(&self, machine: &mut Machine) -> Result<(), StoreError> {
+        let told = &mut machine.report.local;
+        if told.iter().any(|used| used.job == machine.order.job) {
+            return Ok(());
+        }
+        if let Some(used) = self.context.store.local_use(machine.order.job)? {
+            told.push(used);
+            let too_many = told.len().saturating_sub(MAX_LOCAL_USES);
+            told.drain(..too_many);
+        }
+        Ok(())
+    }
+
     /// The report that a new order goes on from. A control plane that was restored from a backup may put an order in
     /// force again that had its time: what was done of it then is not done once more. So how far the former job came is
     /// kept, and taken up when its order comes back.
@@ -438,9 +454,16 @@ impl Actor {
         }
         let former = self.context.store.former(order.job)?;
         let former = former.filter(|_| !order.steps.is_empty());
+        let report = match former {
+            Some(former) => Report {
+                local: next::local_uses(order, &held.report),
+                ..former
+            },
+            None => held.report,
+        };
         Ok(Some(HeldReport {
             revision: held.revision,
-            report: former.unwrap_or(held.report),
+            report,
         }))
     }
 

@@ -65,6 +65,7 @@ impl Edge {
             mqtt_port: 8883,
             mqtt_debug: (address, 1883).into(),
             setup: None,
+            cut_off_after: chrono::TimeDelta::seconds(60),
             liveos: dir.path().into(),
             boot_programs: dir.path().into(),
         };

@@ -334,9 +334,11 @@ pub(crate) fn hello(identity: &Identity, with_lists: bool) -> Vec<u8> {
         actions: Vec::new(),
         commands: Digest::of(b"something"),
         reports: Digest::of(b"else"),
+        leases: None,
         lists: with_lists.then(|| Lists {
             commands: Vec::new(),
             reports: Vec::new(),
+            leases: Vec::new(),
         }),
     };
     let topic = Topic::Hello(identity.site.clone());
