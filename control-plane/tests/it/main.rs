@@ -25,6 +25,7 @@ mod machine_lists;
 mod measured;
 mod migrations;
 mod model;
+mod offline;
 mod openapi;
 mod scheduler;
 mod signing_keys;

@@ -122,13 +122,18 @@ fn end(db: &mut Database, job: &Job, used: &LocalUse, now: DateTime<Utc>) -> Sto
             transient: false,
         }),
     };
-    finish(
-        db,
-        job,
-        ended.unwrap_or(JobState::Cancelled),
-        failure.as_ref(),
-        now,
-    )?;
+    let end = ended.unwrap_or(JobState::Cancelled);
+    let instance = instances::by_id(db, job.instance)?;
+    if instance.is_some_and(|instance| instance.job == job.id) {
+        finish(db, job, end, failure.as_ref(), now)?;
+    } else if jobs::finish(db, job.id, end, failure.as_ref(), now)? {
+        // The instance is another job's: it does not move.
+        let text = failure
+            .map(|f| format!("{}: {}", f.code, f.message))
+            .unwrap_or_default();
+        let event = NewEvent::new(&format!("job.{}", end.word()), now).on(job);
+        events::append(db, &event.text(&text).entered(&end)?)?;
+    }
     Ok(())
 }
 
