@@ -10,6 +10,7 @@ mod api;
 mod attacks;
 mod batches;
 mod common;
+mod cut_off;
 mod edges;
 mod events;
 mod faults;
