@@ -65,6 +65,26 @@ pub(crate) enum Site {
         #[arg(action = clap::ArgAction::Set)]
         on: bool,
     },
+    /// Set what may be done at the site while it is cut off from the control plane, and for how long
+    Offline {
+        id: String,
+        /// Operations: restart, power-off, power-on, rescue, release; may be repeated or joined by commas
+        #[arg(long, value_delimiter = ',', required_unless_present = "none")]
+        allow: Vec<String>,
+        /// For how many hours after it was last told, 1 to 168
+        #[arg(long, default_value_t = 24)]
+        hours: u32,
+        /// Nothing
+        #[arg(long, conflicts_with_all = ["allow", "hours"])]
+        none: bool,
+    },
+    /// Make the code that operations at the site ask for while it is cut off; it is shown this once
+    EmergencyCode {
+        id: String,
+        /// Take the code back instead
+        #[arg(long)]
+        revoke: bool,
+    },
     /// Remove a site without machines
     Delete { id: String },
     /// Make a one-time join token for its edge
@@ -166,6 +186,31 @@ fn change(description: Option<String>, subnets: Vec<Value>) -> Value {
     body
 }
 
+/// What may be done offline; `none` given means an empty list.
+fn offline(allow: &[String], hours: u32) -> Value {
+    let operations: Vec<String> = allow.iter().map(|name| name.replace('-', "_")).collect();
+    json!({ "offline": { "hours": hours, "operations": operations } })
+}
+
+async fn token(client: &Client, format: Format, id: &str) -> anyhow::Result<ExitCode> {
+    let path = format!("/api/v1/sites/{id}/tokens");
+    let answer = client.post(&path, json!({})).await?;
+    let columns = [("token", "/token"), ("good until", "/expires_at")];
+    output::print(format, &answer, &columns);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn emergency_code(client: &Client, format: Format, id: &str, revoke: bool) -> anyhow::Result<ExitCode> {
+    let path = format!("/api/v1/sites/{id}/emergency-code");
+    if revoke {
+        client.delete(&path).await?;
+    } else {
+        let answer = client.post(&path, json!({})).await?;
+        output::print(format, &answer, &[("emergency code", "/code")]);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::Result<ExitCode> {
     let answer = match site {
@@ -203,6 +248,11 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
                 .patch(&format!("/api/v1/sites/{id}"), json!({ "discover": on }))
                 .await?
         }
+        Site::Offline { id, allow, hours, .. } => {
+            let body = offline(&allow, hours);
+            client.patch(&format!("/api/v1/sites/{id}"), body).await?
+        }
+        Site::EmergencyCode { id, revoke } => return emergency_code(client, format, &id, revoke).await,
         Site::Delete { id } => {
             client.delete(&format!("/api/v1/sites/{id}")).await?;
             return Ok(ExitCode::SUCCESS);
@@ -211,17 +261,7 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
             let path = format!("/api/v1/sites/{id}/revoke");
             client.post(&path, json!({ "reason": reason })).await?
         }
-        Site::Token { id } => {
-            let answer = client
-                .post(&format!("/api/v1/sites/{id}/tokens"), json!({}))
-                .await?;
-            output::print(
-                format,
-                &answer,
-                &[("token", "/token"), ("good until", "/expires_at")],
-            );
-            return Ok(ExitCode::SUCCESS);
-        }
+        Site::Token { id } => return token(client, format, &id).await,
     };
     output::print(format, &answer, &COLUMNS);
     Ok(ExitCode::SUCCESS)
@@ -272,6 +312,14 @@ mod tests {
             change(Some("d".into()), vec![json!(1)]),
             json!({ "description": "d", "subnets": [1] })
         );
+    }
+
+    #[test]
+    fn operations_are_said_as_the_api_names_them() {
+        let said = offline(&["power-off".into(), "restart".into()], 12);
+        let expected = json!({ "offline": { "hours": 12, "operations": ["power_off", "restart"] } });
+        assert_eq!(said, expected);
+        assert_eq!(offline(&[], 24)["offline"]["operations"], json!([]));
     }
 
     #[test]

@@ -20,9 +20,9 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, addresses, alerts, audit, events, images, instance_batches, instances, jobs,
-        machine_changes, machine_import, machine_types, machines, projects, rescue, signing_keys, sites, sso,
-        stock, users, webhooks,
+        NO_NUL, access, account, addresses, alerts, audit, emergency_codes, events, images, instance_batches,
+        instances, jobs, machine_changes, machine_import, machine_types, machines, projects, rescue,
+        signing_keys, sites, sso, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -133,6 +133,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(sites::get, sites::update, sites::delete))
         .routes(routes!(sites::token))
         .routes(routes!(sites::revoke))
+        .routes(routes!(emergency_codes::make, emergency_codes::revoke))
         .routes(routes!(signing_keys::list, signing_keys::rotate))
         .routes(routes!(signing_keys::retire))
         .routes(routes!(addresses::list))

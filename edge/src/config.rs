@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use chrono::TimeDelta;
 use clap::Args;
 use serde::Deserialize;
 
@@ -129,6 +130,9 @@ pub struct Given {
     /// File that always holds a line on how this box is, for a console to show [default: none]
     #[arg(long, env = "SLIPWAY_EDGE_STATUS")]
     pub status: Option<PathBuf>,
+    /// Seconds without a link to the control plane after which `slipway-edge local` may operate machines [default: 60]
+    #[arg(long, env = "SLIPWAY_EDGE_CUT_OFF_AFTER")]
+    pub cut_off_after: Option<u32>,
     /// Folder with the LiveOS: vmlinuz and initramfs.img [default: /usr/lib/slipway/liveos]
     #[arg(long, env = "SLIPWAY_LIVEOS")]
     pub liveos: Option<PathBuf>,
@@ -158,6 +162,8 @@ pub struct Config {
     pub setup: Option<SocketAddr>,
     /// File that always holds a line on how this box is.
     pub status: Option<PathBuf>,
+    /// How long the control plane must have been out of reach before machines may be operated locally.
+    pub cut_off_after: TimeDelta,
     /// Folder with the LiveOS.
     pub liveos: PathBuf,
     /// Folder with the boot programs.
@@ -193,9 +199,20 @@ impl Given {
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 1883))),
             setup: self.setup.or(file.setup),
             status: self.status.or(file.status),
+            cut_off_after: TimeDelta::seconds(self.cut_off_after.or(file.cut_off_after).unwrap_or(60).into()),
             liveos: pick(self.liveos, file.liveos, "/usr/lib/slipway/liveos"),
             boot_programs: pick(self.boot_programs, file.boot_programs, "/usr/lib/ipxe"),
         })
+    }
+
+    /// The data folder alone: whoever talks to the running edge needs nothing else.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn resolve_data_dir(self) -> Result<PathBuf, ConfigError> {
+        let file = self.file()?;
+        let default = || PathBuf::from("/var/lib/slipway");
+        Ok(self.data_dir.or(file.data_dir).unwrap_or_else(default))
     }
 
     fn file(&self) -> Result<Self, ConfigError> {

@@ -53,17 +53,20 @@ impl Ledger {
     #[must_use]
     pub fn hello(&self, with_lists: bool, starting: bool) -> Hello {
         let inner = self.lock();
+        let (leases, commands) = inner.commands.split(Kind::Lease);
         let lists = with_lists.then(|| Lists {
-            commands: inner.commands.list(),
+            commands: commands.list(),
             reports: inner.reports.list(),
+            leases: leases.list(),
         });
         Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: (version::MIN, version::CURRENT),
             actions: KNOWN_ACTIONS.map(str::to_owned).to_vec(),
-            commands: inner.commands.digest(),
+            commands: commands.digest(),
             reports: inner.reports.digest(),
             starting,
+            leases: Some(leases.digest()),
             lists,
         }
     }

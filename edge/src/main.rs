@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use slipway_edge::{
     config::{Config, Given},
     identity::Identity,
-    interfaces, join, preflight, setup, site, status,
+    interfaces, join, local, preflight, setup, site, status,
 };
 use slipway_protocol::site::JoinToken;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Operate machines while this site is cut off from its control plane, as far as their leases allow
+    #[command(subcommand)]
+    Local(local::client::Local),
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man {
@@ -74,6 +77,9 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some(Command::Local(command)) = command {
+        return operate(command, given);
+    }
     let config = match given.resolve() {
         Ok(config) => config,
         Err(error) => {
@@ -82,6 +88,26 @@ fn main() -> ExitCode {
         }
     };
     match start(command, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("slipway-edge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks the edge that runs.
+fn operate(command: local::client::Local, given: Given) -> ExitCode {
+    let asked = given
+        .resolve_data_dir()
+        .map_err(anyhow::Error::from)
+        .and_then(|dir| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(local::client::run(command, &dir))
+        });
+    match asked {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("slipway-edge: {error:#}");

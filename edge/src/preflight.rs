@@ -285,6 +285,7 @@ mod tests {
             boot_programs: "/nowhere".into(),
             setup: None,
             status: None,
+            cut_off_after: chrono::TimeDelta::seconds(60),
         };
         let nothing = look(&config, None, Utc::now()).await;
         assert_eq!(

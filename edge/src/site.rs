@@ -41,6 +41,8 @@ use crate::{
     identity::Identity,
     images::{ControlPlane, ImageCache},
     ledger::Ledger,
+    link::Link,
+    local::{Local, server},
     renew::Renewal,
     runner::actor::Runner,
     status,
@@ -62,6 +64,7 @@ struct Sockets {
     http: Vec<TcpListener>,
     agents: Vec<TcpListener>,
     people: TcpListener,
+    local: server::Door,
 }
 
 impl Sockets {
@@ -72,6 +75,7 @@ impl Sockets {
             http: Vec::new(),
             agents: Vec::new(),
             people: listen(config.mqtt_debug).await?,
+            local: server::bind(&server::path(&config.data_dir))?,
         };
         for interface in &config.interfaces {
             let address = IpAddr::V4(interface.address);
@@ -163,7 +167,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     );
     start_http(&mut tasks, sockets.http, &state, &stop);
     let (central, central_events) = connect_central(&identity, renewal.uplink.clone(), &stop)?;
-    let link = self::uplink(&context, &runner, central, local);
+    let state = start_local(&mut tasks, &config, (&context, &runner), sockets.local, &stop);
+    let link = self::uplink(&context, &runner, (central, local), state);
     let central_events = status::told(&config, &identity, central_events);
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
     let (link_stop, watch_stop) = (stop.clone(), stop.clone());
@@ -184,6 +189,21 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     ));
     info!(site = %identity.site, "edge up");
     until_one_ends(tasks, stop).await
+}
+
+/// Opens the door for operations at the box; what comes back is the link's state, by which they are allowed.
+fn start_local(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    config: &Config,
+    (context, runner): (&Arc<Context>, &Runner),
+    door: server::Door,
+    stop: &CancellationToken,
+) -> Arc<Link> {
+    let link = Arc::new(Link::down_since((context.now)()));
+    let (context, runner) = (Arc::clone(context), runner.clone());
+    let local = Local::new(context, runner, Arc::clone(&link), config.cut_off_after);
+    tasks.spawn(server::run(Arc::new(local), door, stop.clone()));
+    link
 }
 
 fn renewal(identity: &Identity, config: &Config) -> anyhow::Result<Renewal> {
@@ -215,7 +235,12 @@ fn open_agents_broker(
     Ok(())
 }
 
-fn uplink(context: &Arc<Context>, runner: &Runner, central: Client, mirror: Client) -> Uplink {
+fn uplink(
+    context: &Arc<Context>,
+    runner: &Runner,
+    (central, mirror): (Client, Client),
+    link: Arc<Link>,
+) -> Uplink {
     let table = Arc::clone(&context.table);
     let on_config = Box::new(move |c: &SiteConfig| table.set_site(&c.subnets, c.discover));
     Uplink {
@@ -224,6 +249,7 @@ fn uplink(context: &Arc<Context>, runner: &Runner, central: Client, mirror: Clie
         central: Arc::new(central),
         starting: AtomicBool::new(true),
         mirror: Arc::new(mirror),
+        link,
         on_config,
     }
 }

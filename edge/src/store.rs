@@ -1,6 +1,10 @@
 //! What the edge must not forget, in SQLite: signed commands, reports, boot tokens. The only place here that names
 //! Diesel. A call returns when the change is on disk (`synchronous=FULL`): only then a message counts as received.
 
+mod local;
+
+pub use local::Entry;
+
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -34,6 +38,21 @@ mod schema {
     }
     diesel::table! {
         former_reports (job) { job -> Text, kept_at -> BigInt, body -> Text, }
+    }
+    diesel::table! {
+        machine_leases (machine) { machine -> Text, revision -> BigInt, payload -> Binary, }
+    }
+    diesel::table! {
+        local_operations (id) {
+            id -> BigInt,
+            at -> BigInt,
+            uid -> BigInt,
+            operation -> Text,
+            machine -> Text,
+            job -> Nullable<Text>,
+            revision -> Nullable<BigInt>,
+            refused -> Nullable<Text>,
+        }
     }
     diesel::table! {
         settings (name) { name -> Text, value -> Text, }

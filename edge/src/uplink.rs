@@ -18,7 +18,6 @@ use slipway_protocol::{
     ids::MachineId,
     image::ImageNotice,
     keys::{Expect, OpenError, Stamp},
-    order::Order,
     report::{MachineSeen, Report},
     site::SiteConfig,
     sync::SyncRequest,
@@ -30,12 +29,14 @@ use tracing::{error, info, warn};
 
 use crate::{
     context::Context,
+    intake::{self, Heard},
+    link::Link,
     metrics,
     runner::{
         actor::{Input, Runner},
         taking_up::PATIENCE,
     },
-    store::{Document, StoreError},
+    store::StoreError,
 };
 
 /// How often holdings are compared without another reason.
@@ -73,6 +74,8 @@ pub struct Uplink {
     pub central: Arc<dyn Publish>,
     /// This edge's own broker, to which all words are mirrored for people with MQTT tools.
     pub mirror: Arc<dyn Publish>,
+    /// Whether the control plane can be reached.
+    pub link: Arc<Link>,
     /// Called with each new configuration.
     pub on_config: OnConfig,
     /// Not heard yet since the start whether what is held here is what should be.
@@ -102,8 +105,14 @@ impl Uplink {
                 _ = tick.tick() => self.say_hello(false),
                 _ = asking.tick(), if self.starting.load(Relaxed) => self.ask(begun),
                 Some(event) = events.recv() => match event {
-                    Event::Connected => self.say_hello(false),
-                    Event::Disconnected { reason } => info!(reason, "no link to the control plane; working on"),
+                    Event::Connected => {
+                        self.link.up();
+                        self.say_hello(false);
+                    }
+                    Event::Disconnected { reason } => {
+                        self.link.down((self.context.now)());
+                        info!(reason, "no link to the control plane; working on");
+                    }
                     Event::Message { topic, payload } => self.hear(&topic, &payload).await?,
                 },
                 Some(word) = words.recv() => self.speak(word, &mut words)?,
@@ -188,7 +197,8 @@ impl Uplink {
             }),
             Topic::Config(_) => self.hear_config(&topic, payload)?,
             Topic::Image(..) => self.hear_image(&topic, payload)?,
-            Topic::Order(..) => self.hear_order(&topic, payload).await?,
+            Topic::Order(..) => intake::order(&self.context, &self.runner, &topic, payload).await?,
+            Topic::Lease(..) => intake::lease(&self.context, &topic, payload)?,
             Topic::ReportBack(_, machine) => self.hear_report_back(&topic, *machine, payload).await?,
             Topic::Sync(_) => self.hear_sync(&topic, payload).await?,
             _ => {
@@ -207,45 +217,16 @@ impl Uplink {
         Ok(())
     }
 
-    fn expect(&self, topic: &Topic) -> Expect {
-        let held = self
-            .context
-            .ledger
-            .command_revision(topic.kind(), &topic.subject());
-        Expect {
-            now: (self.context.now)(),
-            held,
-        }
-    }
-
-    /// Puts a verified command on disk; only then it counts as received.
-    fn keep(&self, topic: &Topic, revision: u64, payload: &Bytes) -> Result<bool, StoreError> {
-        let (kind, subject) = (topic.kind(), topic.subject());
-        let document = Document {
-            kind,
-            subject,
-            revision,
-            payload: payload.to_vec(),
-        };
-        let kept = self.context.store.put_document(&document)?;
-        if kept {
-            self.context
-                .ledger
-                .hold_command(kind, &document.subject, revision);
-        }
-        Ok(kept)
-    }
-
     fn hear_config(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
-        let config = match self
-            .context
-            .key_ring()
-            .open::<SiteConfig>(topic, payload, self.expect(topic))
-        {
+        let config = match self.context.key_ring().open::<SiteConfig>(
+            topic,
+            payload,
+            intake::expect(&self.context, topic),
+        ) {
             Ok(config) => config,
             Err(reason) => return Ok(Err(reason)),
         };
-        if self.keep(topic, config.header().revision, payload)? {
+        if intake::keep(&self.context, topic, config.header().revision, payload)? {
             let mut keys = self.context.keys.write().unwrap_or_else(PoisonError::into_inner);
             keys.clone_from(&config.body().verifying_keys);
             drop(keys);
@@ -260,48 +241,21 @@ impl Uplink {
         let Topic::Image(_, image) = topic else {
             return Ok(Ok("other"));
         };
-        match self
-            .context
-            .key_ring()
-            .open::<ImageNotice>(topic, payload, self.expect(topic))
-        {
+        match self.context.key_ring().open::<ImageNotice>(
+            topic,
+            payload,
+            intake::expect(&self.context, topic),
+        ) {
             Ok(notice) if notice.body().manifest.id() != *image => Ok(Err(OpenError::Misaddressed {
                 topic: topic.to_string(),
                 made_for: format!("image {}", notice.body().manifest.id()),
             })),
-            Ok(notice) => self
-                .keep(topic, notice.header().revision, payload)
-                .map(|_| Ok("image")),
+            Ok(notice) => {
+                let revision = notice.header().revision;
+                intake::keep(&self.context, topic, revision, payload).map(|_| Ok("image"))
+            }
             Err(reason) => Ok(Err(reason)),
         }
-    }
-
-    async fn hear_order(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
-        let order = match self
-            .context
-            .key_ring()
-            .open::<Order>(topic, payload, self.expect(topic))
-        {
-            Ok(order) => order,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        if order.body().machine.to_string() != order.header().subject {
-            let made_for = format!("machine {}", order.body().machine);
-            return Ok(Err(OpenError::Misaddressed {
-                topic: topic.to_string(),
-                made_for,
-            }));
-        }
-        let revision = order.header().revision;
-        if self.keep(topic, revision, payload)? {
-            let input = Input::Order {
-                order: Box::new(order.into_body()),
-                revision,
-                payload: payload.to_vec(),
-            };
-            self.runner.tell(input).await;
-        }
-        Ok(Ok("order"))
     }
 
     async fn hear_report_back(
@@ -332,7 +286,7 @@ impl Uplink {
     async fn hear_sync(&self, topic: &Topic, payload: &Bytes) -> Result<Heard, StoreError> {
         let expect = Expect {
             held: None,
-            ..self.expect(topic)
+            ..intake::expect(&self.context, topic)
         };
         let request = match self
             .context
@@ -358,15 +312,13 @@ impl Uplink {
     }
 }
 
-/// The kind of an accepted message, or why it is refused.
-type Heard = Result<&'static str, OpenError>;
-
 /// Fills the ledger with what the store holds.
 ///
 /// # Errors
 /// When the store fails.
 pub fn fill_ledger(context: &Context) -> Result<(), StoreError> {
-    for document in context.store.documents()? {
+    let leases = context.store.leases()?;
+    for document in context.store.documents()?.into_iter().chain(leases) {
         context
             .ledger
             .hold_command(document.kind, &document.subject, document.revision);

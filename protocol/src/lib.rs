@@ -8,6 +8,7 @@ pub mod ids;
 pub mod image;
 pub mod inventory;
 pub mod keys;
+pub mod lease;
 pub mod order;
 pub mod report;
 pub mod seal;

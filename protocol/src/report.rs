@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{BootId, JobId, MachineId, StepId},
     inventory::{Disk, Inventory},
+    lease::LocalUse,
     seal::{Sealed, SealingKey},
 };
 
@@ -17,6 +18,9 @@ pub const MAX_EVENTS: usize = 200;
 
 /// How many hardware faults a report keeps; the oldest go first.
 pub const MAX_HARDWARE_FAULTS: usize = 16;
+
+/// How many local operations a report keeps; the oldest go first.
+pub const MAX_LOCAL_USES: usize = 16;
 
 /// Where a machine stands with its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,10 @@ pub struct Report {
     /// them knows by machine and [`HardwareFault::raw`] what was told already.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hardware_faults: Vec<HardwareFault>,
+    /// What was done with the machine at its site without the control plane, oldest first, at most [`MAX_LOCAL_USES`]. As
+    /// with faults, the next job's report has them too, so that none is lost with a report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<LocalUse>,
 }
 
 /// A fault from the log that a machine's BMC keeps by itself (IPMI: the System Event Log).

@@ -20,6 +20,16 @@ pub struct SiteConfig {
     pub verifying_keys: Vec<VerifyingKey>,
     /// Whether unknown machines are booted into the LiveOS to be looked at.
     pub discover: bool,
+    /// The Argon2id hash (PHC form) of the code that local operations ask for; none may be done without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency_code: Option<String>,
+}
+
+/// An emergency code as it is hashed and compared: small letters and digits alone, however a person typed it.
+#[must_use]
+pub fn emergency_code_text(typed: &str) -> String {
+    let letters = typed.chars().filter(char::is_ascii_alphanumeric);
+    letters.map(|c| c.to_ascii_lowercase()).collect()
 }
 
 /// A network on which machines boot.

@@ -48,6 +48,17 @@ impl Holdings {
         *held = revision.max(*held);
     }
 
+    /// What is held of one kind, and what is held of all others.
+    #[must_use]
+    pub fn split(&self, kind: Kind) -> (Self, Self) {
+        let (of_kind, others) = self
+            .0
+            .iter()
+            .map(|(document, revision)| (document.clone(), *revision))
+            .partition(|(document, _)| document.kind == kind);
+        (Self(of_kind), Self(others))
+    }
+
     /// The revision held of a document.
     #[must_use]
     pub fn revision(&self, kind: Kind, subject: &str) -> Option<u64> {
@@ -119,6 +130,9 @@ pub struct Hello {
     /// It has just started and waits to hear that it holds what it should, before it goes on with what it had begun.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub starting: bool,
+    /// Digest of the leases it holds. Left out by edges that take none: nothing of the kind is sent to those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Digest>,
     /// Both lists, when they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lists: Option<Lists>,
@@ -131,6 +145,9 @@ pub struct Lists {
     pub commands: Vec<Held>,
     /// The reports it has.
     pub reports: Vec<Held>,
+    /// The leases it holds: apart from the other commands, so that a control plane that knows none reads the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<Held>,
 }
 
 /// `cmd/sync`: what the control plane wants of an edge.
@@ -170,33 +187,36 @@ pub enum HelloAnswer {
     },
 }
 
-/// Decides about a hello: `commands` is what the control plane wants the site to hold, `reports` what it has of it.
+/// Decides about a hello: `commands` is what the control plane wants the site to hold, leases among them, `reports` what it
+/// has of it. Leases are compared only with an edge that says that it takes them.
 ///
 /// Documents of which the control plane knows nothing at all stay where they are: an edge may hold more.
 #[must_use]
 pub fn answer_hello(commands: &Holdings, reports: &Holdings, hello: &Hello) -> HelloAnswer {
+    let (leases, commands) = commands.split(Kind::Lease);
     let Some(lists) = &hello.lists else {
-        let same = commands.digest() == hello.commands && reports.digest() == hello.reports;
+        let same = commands.digest() == hello.commands
+            && reports.digest() == hello.reports
+            && hello.leases.is_none_or(|theirs| leases.digest() == theirs);
         return if same {
             HelloAnswer::InSync
         } else {
             HelloAnswer::AskLists
         };
     };
-    let send = commands.missing_from(&lists.commands);
+    let mut send = commands.missing_from(&lists.commands);
+    if hello.leases.is_some() {
+        send.extend(leases.missing_from(&lists.leases));
+    }
     let subjects = |missing: Vec<Document>| missing.into_iter().map(|d| d.subject).collect::<Vec<_>>();
     let want_reports = subjects(Holdings::from_list(&lists.reports).missing_from(&reports.list()));
     let tell_reports = subjects(reports.missing_from(&lists.reports));
-    let ahead: Vec<Held> = lists
-        .commands
-        .iter()
-        .filter(|h| {
-            commands
-                .revision(h.kind, &h.subject)
-                .is_some_and(|r| r < h.revision)
-        })
-        .cloned()
-        .collect();
+    let is_ahead = |h: &&Held| {
+        let ours = if h.kind == Kind::Lease { &leases } else { &commands };
+        ours.revision(h.kind, &h.subject).is_some_and(|r| r < h.revision)
+    };
+    let listed = lists.commands.iter().chain(&lists.leases);
+    let ahead: Vec<Held> = listed.filter(is_ahead).cloned().collect();
     if send.is_empty() && want_reports.is_empty() && tell_reports.is_empty() && ahead.is_empty() {
         return HelloAnswer::InSync;
     }

@@ -17,6 +17,8 @@ pub enum Kind {
     Config,
     /// A machine's current order.
     Order,
+    /// What may be done with a machine while its site is cut off.
+    Lease,
     /// An image manifest the site is to hold.
     Image,
     /// The control plane's side of the comparison of what both hold.
@@ -46,6 +48,8 @@ pub enum Topic {
     Config(SiteId),
     /// `cmd/order/{machine}`, control plane to edge.
     Order(SiteId, MachineId),
+    /// `cmd/lease/{machine}`, control plane to edge.
+    Lease(SiteId, MachineId),
     /// `cmd/image/{image}`, control plane to edge.
     Image(SiteId, ImageId),
     /// `cmd/report/{machine}`, control plane to edge: the edge's own last report, of which it has lost the newest.
@@ -91,8 +95,8 @@ impl Topic {
             Self::Config(site) | Self::Sync(site) | Self::Hello(site) | Self::Presence(site) => site,
             Self::Renew(site) | Self::Identity(site) => site,
             Self::Image(site, _) | Self::Machine(site, _) => site,
-            Self::Order(site, _) | Self::Report(site, _) | Self::Log(site, _) => site,
-            Self::ReportBack(site, _) => site,
+            Self::Order(site, _) | Self::Lease(site, _) => site,
+            Self::Report(site, _) | Self::ReportBack(site, _) | Self::Log(site, _) => site,
             Self::AgentOrder(site, _) | Self::AgentRelease(site, _) => site,
             Self::AgentReport(site, _) | Self::AgentMachine(site, _) | Self::AgentLog(site, _) => site,
         }
@@ -104,6 +108,7 @@ impl Topic {
         match self {
             Self::Config(_) => Kind::Config,
             Self::Order(..) | Self::AgentOrder(..) => Kind::Order,
+            Self::Lease(..) => Kind::Lease,
             Self::Image(..) => Kind::Image,
             Self::Sync(_) => Kind::Sync,
             Self::Hello(_) => Kind::Hello,
@@ -125,8 +130,8 @@ impl Topic {
             Self::Renew(_) | Self::Identity(_) => "-".to_owned(),
             Self::Image(_, image) => image.to_string(),
             Self::Machine(_, mac) => mac.hyphenated(),
-            Self::Order(_, m) | Self::Report(_, m) | Self::Log(_, m) => m.to_string(),
-            Self::ReportBack(_, m) => m.to_string(),
+            Self::Order(_, m) | Self::Lease(_, m) => m.to_string(),
+            Self::Report(_, m) | Self::ReportBack(_, m) | Self::Log(_, m) => m.to_string(),
             Self::AgentOrder(_, m) | Self::AgentRelease(_, m) => m.to_string(),
             Self::AgentReport(_, m) | Self::AgentMachine(_, m) | Self::AgentLog(_, m) => m.to_string(),
         }
@@ -149,6 +154,7 @@ impl fmt::Display for Topic {
         match self {
             Self::Config(_) => write!(f, "{ROOT}/{site}/cmd/config"),
             Self::Order(_, machine) => write!(f, "{ROOT}/{site}/cmd/order/{machine}"),
+            Self::Lease(_, machine) => write!(f, "{ROOT}/{site}/cmd/lease/{machine}"),
             Self::Image(_, image) => write!(f, "{ROOT}/{site}/cmd/image/{image}"),
             Self::ReportBack(_, machine) => write!(f, "{ROOT}/{site}/cmd/report/{machine}"),
             Self::Sync(_) => write!(f, "{ROOT}/{site}/cmd/sync"),
@@ -183,6 +189,7 @@ impl FromStr for Topic {
         Ok(match &levels[1..] {
             ["cmd", "config"] => Self::Config(site),
             ["cmd", "order", id] => Self::Order(site, machine(id)?),
+            ["cmd", "lease", id] => Self::Lease(site, machine(id)?),
             ["cmd", "image", id] => Self::Image(site, id.parse().map_err(|_| bad())?),
             ["cmd", "report", id] => Self::ReportBack(site, machine(id)?),
             ["cmd", "sync"] => Self::Sync(site),
@@ -249,6 +256,7 @@ mod tests {
         vec![
             Topic::Config(site.clone()),
             Topic::Order(site.clone(), machine),
+            Topic::Lease(site.clone(), machine),
             Topic::Image(site.clone(), ImageId::of(b"x")),
             Topic::Sync(site.clone()),
             Topic::Hello(site.clone()),

@@ -12,6 +12,7 @@ use slipway_protocol::{
     image::{Chunk, ImageNotice, Manifest},
     inventory::{Disk, DiskKind, DiskRule, FirmwareKind},
     keys::{Expect, KeyRing, Signer, Stamp},
+    lease::{Lease, LocalUse, Offer, Operation},
     order::{Action, BmcAccess, BmcDriver, BootDevice, GuestConfig, Hardware, Order, Step},
     report::{
         EventSource, Failure, FaultSeverity, HardwareFault, Outcome, Progress, Release, ReleasedStep, Report,
@@ -19,8 +20,8 @@ use slipway_protocol::{
     },
     seal::Sealed,
     site::{SiteConfig, SubnetConfig},
-    sync::{Hello, SyncRequest},
-    topic::Topic,
+    sync::{Held, Hello, Lists, SyncRequest},
+    topic::{Kind, Topic},
 };
 use uuid::Uuid;
 
@@ -205,6 +206,7 @@ fn report() {
             text: "x".into(),
         }],
         hardware_faults: vec![],
+        local: vec![],
     };
     frozen("report.json", &Topic::Report(site(), machine()), &report);
 }
@@ -235,6 +237,7 @@ fn report_with_hardware_faults() {
             fault(1, FaultSeverity::Critical),
             fault(2, FaultSeverity::Warning),
         ],
+        local: vec![],
     };
     let topic = Topic::Report(site(), machine());
     frozen("report_hardware_faults.json", &topic, &report);
@@ -255,6 +258,7 @@ fn config_image_release_hello_and_sync() {
         subnets: vec![subnet],
         verifying_keys: vec![signer().verifying_key()],
         discover: true,
+        emergency_code: None,
     };
     frozen("config.json", &Topic::Config(site()), &config);
     let chunks = vec![
@@ -298,6 +302,7 @@ fn config_image_release_hello_and_sync() {
         commands: Digest::of(b"c"),
         reports: Digest::of(b"r"),
         starting: false,
+        leases: None,
         lists: None,
     };
     frozen("hello.json", &Topic::Hello(site()), &hello);
@@ -314,4 +319,72 @@ fn config_image_release_hello_and_sync() {
     };
     frozen("hello_starting.json", &Topic::Hello(site()), &starting);
     frozen("sync_nothing.json", &Topic::Sync(site()), &SyncRequest::Nothing);
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one of each message")]
+fn a_lease_and_what_an_edge_tells_of_its_use() {
+    let offer = |operation, job, revision| Offer {
+        operation,
+        job: JobId(Uuid::from_u128(job)),
+        revision,
+        order: sealed(),
+    };
+    let lease = Lease {
+        name: "node-7".into(),
+        instance: Some("web-1".into()),
+        until: at(3600),
+        offers: vec![offer(Operation::Restart, 4, 8), offer(Operation::PowerOff, 5, 9)],
+    };
+    frozen("lease.json", &Topic::Lease(site(), machine()), &lease);
+    let used = |job, revision, outcome| LocalUse {
+        at: at(1),
+        operation: Operation::Restart,
+        job: JobId(Uuid::from_u128(job)),
+        revision,
+        uid: 0,
+        outcome,
+    };
+    let report = Report {
+        machine: machine(),
+        job: JobId(Uuid::from_u128(5)),
+        order_revision: 9,
+        retry: 0,
+        outcome: Outcome::Running,
+        steps: vec![],
+        disk: None,
+        inventory: None,
+        agent: None,
+        events: vec![],
+        hardware_faults: vec![],
+        local: vec![used(4, 8, Some(Outcome::Done { at: at(2) })), used(5, 9, None)],
+    };
+    frozen("report_local.json", &Topic::Report(site(), machine()), &report);
+    let held = |kind, revision| Held {
+        kind,
+        subject: machine().to_string(),
+        revision,
+    };
+    let hello = Hello {
+        version: "0.1.0".into(),
+        wire: (1, 1),
+        actions: vec![],
+        commands: Digest::of(b"c"),
+        reports: Digest::of(b"r"),
+        starting: false,
+        leases: Some(Digest::of(b"l")),
+        lists: Some(Lists {
+            commands: vec![held(Kind::Order, 9)],
+            reports: vec![held(Kind::Report, 3)],
+            leases: vec![held(Kind::Lease, 2)],
+        }),
+    };
+    frozen("hello_leases.json", &Topic::Hello(site()), &hello);
+    let config = SiteConfig {
+        subnets: vec![],
+        verifying_keys: vec![signer().verifying_key()],
+        discover: false,
+        emergency_code: Some("$argon2id$x".into()),
+    };
+    frozen("config_emergency_code.json", &Topic::Config(site()), &config);
 }

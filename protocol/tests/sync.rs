@@ -50,6 +50,7 @@ impl World {
         let lists = lists.then(|| Lists {
             commands: self.edge_commands.list(),
             reports: self.edge_reports.list(),
+            leases: vec![],
         });
         Message::Hello(Box::new(Hello {
             version: "test".into(),
@@ -58,6 +59,7 @@ impl World {
             commands: self.edge_commands.digest(),
             reports: self.edge_reports.digest(),
             starting: false,
+            leases: None,
             lists,
         }))
     }
@@ -232,4 +234,53 @@ fn in_sync_costs_one_small_message() {
     world.apply(&Event::DeliverFirst);
     assert!(world.wire.is_empty(), "nothing is sent when both hold the same");
     assert_ne!(world.wanted.digest(), Digest::of(b""));
+}
+
+/// An edge that takes no leases is in step whatever leases there are; one that takes them gets those it lacks, and tells
+/// of those it holds in a higher revision.
+#[test]
+fn leases_are_compared_with_those_who_take_them() {
+    let mut wanted = Holdings::default();
+    wanted.hold(Kind::Order, "m", 1);
+    let orders = wanted.clone();
+    wanted.hold(Kind::Lease, "m", 5);
+    let none = Holdings::default();
+    let hello = |leases: Option<&Holdings>, lists: bool| Hello {
+        version: "test".into(),
+        wire: (1, 1),
+        actions: vec![],
+        commands: orders.digest(),
+        reports: none.digest(),
+        starting: false,
+        leases: leases.map(Holdings::digest),
+        lists: lists.then(|| Lists {
+            commands: orders.list(),
+            reports: vec![],
+            leases: leases.map(Holdings::list).unwrap_or_default(),
+        }),
+    };
+    assert_eq!(
+        answer_hello(&wanted, &none, &hello(None, false)),
+        HelloAnswer::InSync
+    );
+    assert_eq!(
+        answer_hello(&wanted, &none, &hello(None, true)),
+        HelloAnswer::InSync
+    );
+    let asked = answer_hello(&wanted, &none, &hello(Some(&none), false));
+    assert_eq!(asked, HelloAnswer::AskLists);
+    let answer = answer_hello(&wanted, &none, &hello(Some(&none), true));
+    assert!(
+        matches!(&answer, HelloAnswer::Exchange { send, ahead, .. } if send.len() == 1
+            && send[0].kind == Kind::Lease && ahead.is_empty()),
+        "{answer:?}"
+    );
+    let mut newer = Holdings::default();
+    newer.hold(Kind::Lease, "m", 6);
+    let answer = answer_hello(&wanted, &none, &hello(Some(&newer), true));
+    assert!(
+        matches!(&answer, HelloAnswer::Exchange { send, ahead, .. } if send.is_empty()
+            && ahead.len() == 1 && ahead[0].revision == 6),
+        "{answer:?}"
+    );
 }

@@ -50,7 +50,14 @@ pub(crate) const KINDS: [Kind; 7] = [
         path: "/api/v1/sites",
         key: "id",
         address: "id",
-        fields: &["description", "discover", "subnets", "limits", "reservations"],
+        fields: &[
+            "description",
+            "discover",
+            "subnets",
+            "limits",
+            "offline",
+            "reservations",
+        ],
         required: &[],
     },
     Kind {

@@ -18,6 +18,8 @@ pub enum Via {
     Token,
     /// The single sign-on provider's word.
     Sso,
+    /// By a site's emergency code, at the site.
+    Local,
     /// Not at all.
     Nothing,
 }
@@ -31,6 +33,7 @@ impl Via {
             Self::Key => "key",
             Self::Token => "token",
             Self::Sso => "sso",
+            Self::Local => "local",
             Self::Nothing => "none",
         }
     }

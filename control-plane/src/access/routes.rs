@@ -99,6 +99,16 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("DELETE", "/api/v1/sites/{site}", Permission(P::SitesWrite)),
     ("POST", "/api/v1/sites/{site}/tokens", Permission(P::SitesJoin)),
     ("POST", "/api/v1/sites/{site}/revoke", Permission(P::SitesJoin)),
+    (
+        "POST",
+        "/api/v1/sites/{site}/emergency-code",
+        Permission(P::SitesWrite),
+    ),
+    (
+        "DELETE",
+        "/api/v1/sites/{site}/emergency-code",
+        Permission(P::SitesWrite),
+    ),
     ("GET", "/api/v1/signing-keys", Global(P::SitesJoin)),
     ("POST", "/api/v1/signing-keys", Global(P::SitesJoin)),
     ("POST", "/api/v1/signing-keys/{key}/retire", Global(P::SitesJoin)),

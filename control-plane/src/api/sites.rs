@@ -19,7 +19,7 @@ use crate::{
     app::App,
     domain,
     error::ApiError,
-    store::sites::{self, Limits, Site, SiteSettings},
+    store::sites::{self, Limits, Offline, Site, SiteSettings},
 };
 
 /// An edge says hello every 30 s; three missed ones mean that it is gone.
@@ -116,6 +116,9 @@ pub struct NewSite {
     /// What the scheduler keeps to.
     #[serde(default)]
     pub limits: Limits,
+    /// What may be done while it is cut off.
+    #[serde(default)]
+    pub offline: Offline,
 }
 
 /// What is to be changed of a site; the rest stays.
@@ -130,6 +133,8 @@ pub struct SiteChange {
     pub subnets: Option<Vec<Subnet>>,
     /// What the scheduler keeps to.
     pub limits: Option<Limits>,
+    /// What may be done while it is cut off.
+    pub offline: Option<Offline>,
 }
 
 /// A site.
@@ -145,6 +150,10 @@ pub struct SiteView {
     pub subnets: Vec<Subnet>,
     /// What the scheduler keeps to.
     pub limits: Limits,
+    /// What may be done while it is cut off.
+    pub offline: Offline,
+    /// Whether it has an emergency code, without which nothing may be done while it is cut off.
+    pub emergency_code: bool,
     /// Whether an edge has joined.
     pub joined: bool,
     /// Until when its edge's certificate is good; the edge renews it by itself.
@@ -169,6 +178,8 @@ fn view(site: Site, now: DateTime<Utc>) -> SiteView {
         discover: site.settings.discover,
         subnets: site.settings.subnets.into_iter().map(Subnet::from).collect(),
         limits: site.settings.limits,
+        offline: site.settings.offline,
+        emergency_code: site.emergency_code.is_some(),
         joined: site.report_key.is_some(),
         certificate_until: site.certificate_until,
         revoked_at: site.revoked_at,
@@ -193,6 +204,7 @@ pub async fn create(
         discover: new.discover,
         subnets: new.subnets.into_iter().map(SubnetConfig::from).collect(),
         limits: new.limits,
+        offline: new.offline,
     };
     let site = domain::sites::create(&app, &caller, id, settings).await?;
     Ok((StatusCode::CREATED, Json(view(site, (app.now)()))))
@@ -252,6 +264,9 @@ pub async fn update(
         }
         if let Some(limits) = change.limits {
             settings.limits = limits;
+        }
+        if let Some(offline) = change.offline {
+            settings.offline = offline;
         }
         if let Some(subnets) = change.subnets {
             settings.subnets = subnets.into_iter().map(SubnetConfig::from).collect();

@@ -162,7 +162,7 @@ pub async fn join(app: &App, proven: ProvenJoinRequest, address: String) -> Resu
         broker_host: app.config.mqtt_public.host.clone(),
         broker_port: app.config.mqtt_public.port,
         chunk_key: sealed,
-        config: config_of(&site.settings, app.signing.verifying()),
+        config: config_of(&site, app.signing.verifying()),
     };
     app.work.notify_one();
     load_keys(app).await?;

@@ -117,6 +117,9 @@ pub fn take_report(
     let Some(news) = reports::put(db, site, revision, report)? else {
         return Ok(false);
     };
+    if !report.local.is_empty() {
+        super::offline::take_local_uses(db, site, report, now)?;
+    }
     let job = jobs::get(db, &report.job.to_string())?;
     traces::reported(db, news.former.as_ref(), report, now)?;
     for event in timeline::news(news.former.as_ref(), report, now) {
@@ -160,7 +163,7 @@ pub fn ends_another_order(order: &Order, report: &Report) -> bool {
 }
 
 /// Ends a job, and moves its instance and machine on; `false` if it had ended before.
-fn finish(
+pub(super) fn finish(
     db: &mut Database,
     job: &Job,
     end: JobState,

@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod machine_types;
 pub mod machines;
 pub mod measures;
+pub mod offline;
 pub mod projects;
 pub mod signing_keys;
 pub mod sites;

@@ -5,6 +5,7 @@ use serde_json::json;
 use slipway_protocol::{
     ids::SiteId,
     keys::VerifyingKey,
+    lease::Operation,
     site::{SiteConfig, SubnetConfig},
 };
 
@@ -17,19 +18,20 @@ use crate::{
         Database, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
-        machine_lists,
-        sites::{self, Site, SiteSettings},
+        machine_lists, offers,
+        sites::{self, Offline, Site, SiteSettings},
     },
     upkeep::mosquitto::CONTROL_PLANE,
 };
 
 /// A site's configuration as its edge gets it, with the keys it is to trust, the newest first.
 #[must_use]
-pub fn config_of(settings: &SiteSettings, verifying_keys: Vec<VerifyingKey>) -> SiteConfig {
+pub fn config_of(site: &Site, verifying_keys: Vec<VerifyingKey>) -> SiteConfig {
     SiteConfig {
-        subnets: settings.subnets.clone(),
+        subnets: site.settings.subnets.clone(),
         verifying_keys,
-        discover: settings.discover,
+        discover: site.settings.discover,
+        emergency_code: site.emergency_code.clone(),
     }
 }
 
@@ -46,6 +48,19 @@ fn check(settings: &SiteSettings) -> Result<(), ApiError> {
     {
         let detail = "a maintenance window ends before it begins".to_owned();
         return Err(ApiError::Bad("maintenance", detail));
+    }
+    check_offline(&settings.offline)
+}
+
+fn check_offline(offline: &Offline) -> Result<(), ApiError> {
+    if !(1..=168).contains(&offline.hours) {
+        let detail = format!("a lease is for 1 to 168 hours, not {}", offline.hours);
+        return Err(ApiError::Bad("offline", detail));
+    }
+    if offline.operations.contains(&Operation::Unknown) {
+        let known = Operation::ALL.map(Operation::word).join(", ");
+        let detail = format!("an operation is not known; what can be done offline is {known}");
+        return Err(ApiError::Bad("offline", detail));
     }
     Ok(())
 }
@@ -205,6 +220,7 @@ pub async fn delete(app: &App, caller: &Caller, id: String) -> Result<(), ApiErr
                 let detail = format!("site `{id}` still has machines; delete them first");
                 return Err(ApiError::Conflict("site_in_use", detail));
             }
+            offers::forget_site(db, &site.id)?;
             sites::delete(db, &site.id)?;
             events::append(db, &NewEvent::new("site.deleted", now).site(&site.id))?;
             let before = Some(json!(site.settings));

@@ -132,6 +132,7 @@ mod tests {
             agent: None,
             events: Vec::new(),
             hardware_faults: Vec::new(),
+            local: Vec::new(),
         };
         Opened {
             site: SiteId::new("bj-1").unwrap(),

@@ -223,6 +223,7 @@ impl Gateway {
 
     /// Compares what an edge holds with what it should, and sends or asks for the difference.
     async fn compare(&mut self, site: &SiteId, hello: &Hello) -> Result<(), Refusal> {
+        self.records.takes_leases(site, hello.leases.is_some()).await?;
         let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
             return Ok(());
         };
@@ -234,6 +235,9 @@ impl Gateway {
         match answer_hello(&wanted.holdings(), &received, hello) {
             HelloAnswer::InSync => {
                 self.records.confirmed(site, wanted.config()).await?;
+                if hello.leases.is_some() {
+                    self.records.holds_leases(site, wanted.leases()).await?;
+                }
                 if hello.starting {
                     self.ask(site, &SyncRequest::Nothing);
                 }

@@ -26,6 +26,7 @@ use crate::{
     store::{
         Database, StoreError, StoreResult, images,
         jobs::{self, Job},
+        offers::{self, LeaseRow},
         orders::{self, OrderRow},
         reports, signing_keys, sites,
     },
@@ -73,6 +74,22 @@ pub trait Records: Send + Sync {
     async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError>;
     /// A site saw a machine nobody knows.
     async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<(), ApiError>;
+    /// The revisions of the leases a site is to hold; none at a site whose edge takes none.
+    async fn leases(&self, _site: &SiteId) -> Result<Vec<(MachineId, u64)>, ApiError> {
+        Ok(Vec::new())
+    }
+    /// A machine's lease.
+    async fn lease(&self, _site: &SiteId, _machine: MachineId) -> Result<Option<LeaseRow>, ApiError> {
+        Ok(None)
+    }
+    /// A site's edge said whether it takes leases.
+    async fn takes_leases(&self, _site: &SiteId, _takes: bool) -> Result<(), ApiError> {
+        Ok(())
+    }
+    /// A site holds these leases, and all its reports were heard.
+    async fn holds_leases(&self, _site: &SiteId, _held: Vec<(MachineId, u64)>) -> Result<(), ApiError> {
+        Ok(())
+    }
     /// Issues what is in force anew, above what an edge holds.
     async fn raise(&self, site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError>;
     /// Keeps those reports that are news, and wakes who waits for them.
@@ -129,7 +146,7 @@ impl Records for App {
             };
             let keys = signing_keys::all(db)?.into_iter();
             let keys = keys.filter(|key| key.retired_at.is_none()).map(|key| key.public);
-            Ok::<_, StoreError>(Some((row.revision, config_of(&row.settings, keys.collect()))))
+            Ok::<_, StoreError>(Some((row.revision, config_of(&row, keys.collect()))))
         });
         Ok(read.await?)
     }
@@ -173,13 +190,55 @@ impl Records for App {
         Ok(put.await?)
     }
 
+    async fn leases(&self, site: &SiteId) -> Result<Vec<(MachineId, u64)>, ApiError> {
+        let id = site.clone();
+        let read = self.store.read(move |db| {
+            let takes = sites::get(db, id.as_str())?.is_some_and(|row| row.takes_leases);
+            if takes {
+                offers::heads(db, &id)
+            } else {
+                Ok(Vec::new())
+            }
+        });
+        Ok(read.await?)
+    }
+
+    async fn lease(&self, site: &SiteId, machine: MachineId) -> Result<Option<LeaseRow>, ApiError> {
+        let id = site.clone();
+        let row = self.store.read(move |db| offers::lease_of(db, &id, machine));
+        Ok(row.await?)
+    }
+
+    async fn takes_leases(&self, site: &SiteId, takes: bool) -> Result<(), ApiError> {
+        let id = site.clone();
+        let set = self
+            .store
+            .transaction(move |db| sites::set_takes_leases(db, &id, takes));
+        Ok(set.await?)
+    }
+
+    async fn holds_leases(&self, site: &SiteId, held: Vec<(MachineId, u64)>) -> Result<(), ApiError> {
+        if held.is_empty() {
+            return Ok(());
+        }
+        let id = site.clone();
+        let forgotten = self
+            .store
+            .transaction(move |db| offers::forget_former(db, &id, &held));
+        forgotten.await?;
+        Ok(())
+    }
+
     async fn raise(&self, site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError> {
         let id = site.clone();
         let raised = self.store.transaction(move |db| {
             for held in &ahead {
                 match (held.kind, held.subject.parse()) {
                     (Kind::Config, _) => sites::raise_revision(db, &id, held.revision)?,
+                    // Its site may have begun what it was offered: its report will tell, and what it began is not undone.
+                    (Kind::Order, Ok(machine)) if offers::may_be_used(db, machine, held.revision)? => {}
                     (Kind::Order, Ok(machine)) => orders::raise_revision(db, machine, held.revision)?,
+                    (Kind::Lease, Ok(machine)) => offers::raise_revision(db, &id, machine, held.revision)?,
                     _ => {}
                 }
             }

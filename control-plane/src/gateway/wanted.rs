@@ -74,7 +74,10 @@ impl Library {
         let needed: BTreeSet<ImageId> = needed.flatten().copied().collect();
         let images = records.images(needed).await?;
         let edition = records.edition(site);
-        Ok(Some(Wanted::new(config_revision, &heads, (&images, edition))))
+        let leases = records.leases(site).await?;
+        let mut wanted = Wanted::new(config_revision, &heads, (&images, edition));
+        wanted.add_leases(&leases);
+        Ok(Some(wanted))
     }
 }
 
@@ -104,6 +107,24 @@ impl Wanted {
             add(Kind::Image, image.to_string(), edition);
         }
         Self { documents }
+    }
+
+    fn add_leases(&mut self, leases: &[Head]) {
+        for (machine, revision) in leases {
+            let (kind, subject) = (Kind::Lease, machine.to_string());
+            self.documents.insert(Document { kind, subject }, *revision);
+        }
+    }
+
+    /// The leases among them.
+    pub(super) fn leases(&self) -> Vec<(MachineId, u64)> {
+        let leases = self
+            .documents
+            .iter()
+            .filter(|(document, _)| document.kind == Kind::Lease);
+        leases
+            .filter_map(|(document, revision)| Some((document.subject.parse().ok()?, *revision)))
+            .collect()
     }
 
     /// Images first, then configuration and orders, so that an order finds its image there.
@@ -144,6 +165,7 @@ pub(super) async fn sealed(
     match (document.kind, document.subject.parse(), document.subject.parse()) {
         (Kind::Config, ..) => config(records, site).await,
         (Kind::Order, Ok(machine), _) => order(records, site, machine).await,
+        (Kind::Lease, Ok(machine), _) => lease(records, site, machine).await,
         (Kind::Image, _, Ok(image)) => notice(records, site, image).await,
         _ => Ok(None),
     }
@@ -162,6 +184,20 @@ async fn order(records: &dyn Records, site: &SiteId, machine: MachineId) -> Resu
     Ok(row.filter(|row| row.site == *site).map(|row| {
         let left = (row.order.deadline - records.now()).max(TimeDelta::zero());
         seal(records, topic, (row.revision, left + AFTER_DEADLINE), &row.order)
+    }))
+}
+
+async fn lease(records: &dyn Records, site: &SiteId, machine: MachineId) -> Result<Option<Sealed>, ApiError> {
+    let row = records.lease(site, machine).await?;
+    let topic = Topic::Lease(site.clone(), machine);
+    Ok(row.map(|row| {
+        // One that was taken back must arrive however long that takes: it allows nothing.
+        let left = if row.lease.offers.is_empty() {
+            LONG
+        } else {
+            row.lease.until - records.now()
+        };
+        seal(records, topic, (row.revision, left), &row.lease)
     }))
 }
 

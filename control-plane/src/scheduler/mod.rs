@@ -4,6 +4,7 @@
 mod classify;
 mod deadlines;
 mod dispatch;
+mod leases;
 pub mod plan;
 
 use std::{sync::Arc, time::Duration};
@@ -34,6 +35,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         if woken_by_tick {
             tell(deadlines::reconcile(&app).await);
             tell(classify::reconcile(&app).await);
+            tell(leases::reconcile(&app).await);
         }
     }
 }

@@ -296,6 +296,24 @@ pub fn count_as(connection: &mut Database, id: InstanceId, machine_type: Option<
     Ok(())
 }
 
+/// The instances of a site that have a machine and stand in one of these states.
+///
+/// # Errors
+/// When the database fails.
+pub fn on_machines_at(
+    connection: &mut Database,
+    site: &SiteId,
+    states: &[InstanceState],
+) -> StoreResult<Vec<Instance>> {
+    use instances::dsl;
+    let states = states.iter().map(to_word).collect::<StoreResult<Vec<_>>>()?;
+    let rows = dsl::instances
+        .filter(dsl::site.eq(site.as_str()))
+        .filter(dsl::machine.is_not_null())
+        .filter(dsl::state.eq_any(states));
+    rows.load::<Row>(connection)?.into_iter().map(instance).collect()
+}
+
 /// Moves an instance on, if it still is in `from`; `false` otherwise.
 ///
 /// # Errors

@@ -332,6 +332,21 @@ pub fn ids_at(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<Machi
     ids.iter().map(|id| parse(id)).collect()
 }
 
+/// The versions of a site's machines that no job works on.
+///
+/// # Errors
+/// When the database fails.
+pub fn idle_at(connection: &mut Database, site: &SiteId) -> StoreResult<HashMap<MachineId, i64>> {
+    use machines::dsl;
+    let rows: Vec<(String, i64)> = dsl::machines
+        .filter(dsl::site.eq(site.as_str()))
+        .filter(dsl::live_job.is_null())
+        .select((dsl::id, dsl::version))
+        .load(connection)?;
+    let read = |(id, version): (String, i64)| Ok((parse(&id)?, version));
+    rows.into_iter().map(read).collect()
+}
+
 /// The addresses taken at a site.
 ///
 /// # Errors

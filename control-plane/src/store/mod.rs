@@ -24,6 +24,7 @@ pub mod machines;
 pub mod mails;
 pub mod measures;
 mod new_event;
+pub mod offers;
 pub mod orders;
 mod pool;
 pub mod projects;

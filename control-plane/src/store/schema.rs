@@ -18,6 +18,8 @@ diesel::table! {
         certificate_until -> Nullable<BigInt>,
         revoked_at -> Nullable<BigInt>,
         signing_key -> Nullable<Text>,
+        takes_leases -> Bool,
+        emergency_code -> Nullable<Text>,
     }
 }
 diesel::table! {
@@ -128,7 +130,40 @@ diesel::table! {
         waiting -> Nullable<Text>,
     }
 }
-diesel::table! { orders (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }
+diesel::table! {
+    orders (machine) {
+        machine -> Text,
+        site -> Text,
+        job -> Text,
+        revision -> BigInt,
+        body -> Text,
+        reserved -> BigInt,
+    }
+}
+diesel::table! {
+    machine_leases (machine, site) {
+        machine -> Text,
+        site -> Text,
+        revision -> BigInt,
+        basis -> Text,
+        issued_at -> BigInt,
+        until -> BigInt,
+        body -> Text,
+    }
+}
+diesel::table! {
+    offers (job) {
+        job -> Text,
+        machine -> Text,
+        site -> Text,
+        instance -> Text,
+        kind -> Text,
+        lease -> BigInt,
+        revision -> BigInt,
+        until -> BigInt,
+        body -> Text,
+    }
+}
 diesel::table! { reports (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }
 diesel::table! { hardware_faults (machine, raw) { machine -> Text, raw -> Text, told_at -> BigInt, } }
 diesel::table! { job_reports (job) { job -> Text, revision -> BigInt, body -> Text, } }

@@ -1,11 +1,14 @@
 //! Sites, what their edges told at joining, and join tokens.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{
     ids::{KeyId, SiteId},
     keys::VerifyingKey,
+    lease::Operation,
     seal::SealingKey,
     site::SubnetConfig,
 };
@@ -29,6 +32,46 @@ pub struct SiteSettings {
     /// What the scheduler keeps to.
     #[serde(default)]
     pub limits: Limits,
+    /// What may be done while it is cut off.
+    #[serde(default)]
+    pub offline: Offline,
+}
+
+/// What may be done at a site while it is cut off from the control plane, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Offline {
+    /// For how many hours after a lease was issued, 1 to 168. A lease is renewed when half of them are over.
+    #[schema(minimum = 1, maximum = 168)]
+    pub hours: u32,
+    /// Which operations; none if the list is empty.
+    #[schema(value_type = Vec<OfflineOperation>)]
+    pub operations: BTreeSet<Operation>,
+}
+
+impl Default for Offline {
+    fn default() -> Self {
+        Self {
+            hours: 24,
+            operations: BTreeSet::new(),
+        }
+    }
+}
+
+/// An operation that may be done at a site while it is cut off, as the API's schema has it.
+#[derive(Debug, Clone, Copy, ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum OfflineOperation {
+    /// Off and on.
+    Restart,
+    /// Off.
+    PowerOff,
+    /// On.
+    PowerOn,
+    /// Into the LiveOS.
+    Rescue,
+    /// Given back.
+    Release,
 }
 
 /// A time in which nothing is begun at a site.
@@ -91,6 +134,10 @@ pub struct Site {
     pub certificate_until: Option<DateTime<Utc>>,
     /// When its last edge was revoked, if none has joined since.
     pub revoked_at: Option<DateTime<Utc>>,
+    /// Whether its edge says that it takes leases.
+    pub takes_leases: bool,
+    /// The hash of its emergency code.
+    pub emergency_code: Option<String>,
 }
 
 type Row = (
@@ -105,6 +152,8 @@ type Row = (
     i64,
     Option<i64>,
     Option<i64>,
+    Option<String>,
+    bool,
     Option<String>,
 );
 
@@ -122,6 +171,8 @@ fn site(row: Row) -> StoreResult<Site> {
         until,
         revoked,
         _,
+        takes_leases,
+        emergency_code,
     ) = row;
     Ok(Site {
         id: parse(&id)?,
@@ -135,6 +186,8 @@ fn site(row: Row) -> StoreResult<Site> {
         created_at: time(created_at),
         certificate_until: until.map(time),
         revoked_at: revoked.map(time),
+        takes_leases,
+        emergency_code,
     })
 }
 
@@ -202,6 +255,32 @@ pub fn update(
     let row = dsl::sites.find(id.as_str()).filter(dsl::revision.eq(revision));
     let change = (dsl::config.eq(to_json(settings)?), dsl::revision.eq(revision + 1));
     Ok(diesel::update(row).set(change).execute(connection)? == 1)
+}
+
+/// Sets or forgets the hash of a site's emergency code; its configuration is another one since.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_emergency_code(connection: &mut Database, id: &SiteId, hash: Option<&str>) -> StoreResult<()> {
+    use sites::dsl;
+    let change = (dsl::emergency_code.eq(hash), dsl::revision.eq(dsl::revision + 1));
+    diesel::update(dsl::sites.find(id.as_str()))
+        .set(change)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Notes whether a site's edge takes leases.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_takes_leases(connection: &mut Database, id: &SiteId, takes: bool) -> StoreResult<()> {
+    use sites::dsl;
+    let row = dsl::sites.find(id.as_str()).filter(dsl::takes_leases.ne(takes));
+    diesel::update(row)
+        .set(dsl::takes_leases.eq(takes))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Raises the revision above one that the edge holds (after the restore of an old backup).

@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod install;
+pub mod offline;
 pub mod overdue;
 pub mod power;
 pub mod release;

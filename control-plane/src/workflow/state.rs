@@ -185,6 +185,12 @@ impl JobKind {
         Self::Release,
     ];
 
+    /// Whether such a job writes a system: until it has ended well there is none to be switched on.
+    #[must_use]
+    pub fn installs(self) -> bool {
+        matches!(self, Self::Install | Self::Reinstall)
+    }
+
     /// The state of an instance that such a job works on.
     #[must_use]
     pub fn state(self) -> InstanceState {

@@ -120,6 +120,7 @@ fn failed(at: DateTime<Utc>) -> Report {
         agent: None,
         events: vec![],
         hardware_faults: vec![],
+        local: Vec::new(),
     }
 }
 
@@ -131,6 +132,7 @@ pub(crate) async fn begin(store: &Store) {
             discover: false,
             subnets: vec![],
             limits: Default::default(),
+            offline: Default::default(),
         };
         sites::insert(db, &site(), &settings, at(0))?;
         domain::sites::heard(db, &site(), true, at(0))?;

@@ -282,6 +282,7 @@ fn fit_box(dir: &std::path::Path) -> (slipway_edge::config::Config, std::net::So
         mqtt_debug: free(),
         setup: None,
         status: None,
+        cut_off_after: chrono::TimeDelta::seconds(60),
         liveos: dir.into(),
         boot_programs: dir.into(),
     };

@@ -180,6 +180,7 @@ fn report(steps: Vec<StepReport>, events: Vec<TimelineEvent>) -> Report {
         agent: None,
         events,
         hardware_faults: Vec::new(),
+        local: Vec::new(),
     }
 }
 

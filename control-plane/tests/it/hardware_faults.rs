@@ -43,6 +43,7 @@ fn report(n: u8, outcome: Outcome, faults: Vec<HardwareFault>) -> Report {
         agent: None,
         events: vec![],
         hardware_faults: faults,
+        local: Vec::new(),
     }
 }
 

@@ -373,6 +373,7 @@ async fn an_inventory_decides_the_type_and_is_kept_beside_what_operators_say() {
                     discover: false,
                     subnets: vec![],
                     limits: Default::default(),
+                    offline: Default::default(),
                 };
                 sites::insert(db, &machine(1).site, &settings, now)?;
                 machines::insert(db, &machine(1))?;
@@ -440,6 +441,7 @@ async fn many_machines_are_classified_batch_by_batch_and_each_once() {
                     discover: false,
                     subnets: vec![],
                     limits: Default::default(),
+                    offline: Default::default(),
                 };
                 sites::insert(db, &machine(1).site, &settings, now)?;
                 (1..=1200).try_for_each(|n| machines::insert(db, &machine(n)))

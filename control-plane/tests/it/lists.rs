@@ -31,6 +31,7 @@ fn settings() -> SiteSettings {
         discover: false,
         subnets: vec![],
         limits: Default::default(),
+        offline: Default::default(),
     }
 }
 

@@ -135,6 +135,7 @@ fn held(db: &mut Database, now: DateTime<Utc>) -> StoreResult<(MachineId, Job)> 
         discover: false,
         subnets: vec![],
         limits: Default::default(),
+        offline: Default::default(),
     };
     sites::insert(db, &site, &settings, now)?;
     let (id, instance, job) = (
@@ -216,6 +217,7 @@ fn done(machine: MachineId, job: JobId, at: DateTime<Utc>) -> Report {
         agent: None,
         events: vec![],
         hardware_faults: vec![],
+        local: Vec::new(),
     }
 }
 

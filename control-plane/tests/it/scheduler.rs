@@ -41,6 +41,7 @@ pub(crate) fn make_site(db: &mut Database, name: &str) -> StoreResult<()> {
         discover: false,
         subnets: vec![],
         limits: Default::default(),
+        offline: Default::default(),
     };
     sites::insert(db, &site(name), &settings, Utc::now())?;
     let report_key = Signer::generate().unwrap().0.verifying_key();

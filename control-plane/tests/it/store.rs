@@ -41,6 +41,7 @@ fn settings() -> SiteSettings {
         discover: false,
         subnets: vec![],
         limits: Default::default(),
+        offline: Default::default(),
     }
 }
 
@@ -199,6 +200,7 @@ async fn orders_only_go_up_and_reports_never_back() {
             agent: None,
             events: vec![],
             hardware_faults: vec![],
+            local: Vec::new(),
         };
         let take = |revision, outcome| {
             let report = report(outcome);
@@ -313,6 +315,7 @@ async fn a_final_report_ends_the_job_once() {
             agent: None,
             events: vec![],
             hardware_faults: vec![],
+            local: Vec::new(),
         };
         for (revision, news) in [(5, true), (5, false), (4, false)] {
             let report = report.clone();

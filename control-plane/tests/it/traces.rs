@@ -194,6 +194,7 @@ async fn one_trace(database: Option<String>) {
         agent: None,
         events: vec![],
         hardware_faults: vec![],
+        local: Vec::new(),
     };
     for (revision, report) in [
         (1, report(&first, Outcome::Running)),

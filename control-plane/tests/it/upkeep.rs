@@ -201,6 +201,7 @@ async fn revisions_never_go_back() {
                     discover: false,
                     subnets: vec![],
                     limits: Default::default(),
+                    offline: Default::default(),
                 };
                 sites::insert(db, &site, &settings, Utc::now())?;
                 let first = orders::put(db, &site, &order(1))?;

@@ -12,7 +12,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use slipway_protocol::{
     ids::{Digest, JobId, MacAddr, MachineId, StepId},
     order::{Action, Order, Role},
-    report::{AgentHello, AgentReport, EventSource, Failure, HardwareFault, Report, TimelineEvent},
+    report::{
+        AgentHello, AgentReport, EventSource, Failure, HardwareFault, MAX_LOCAL_USES, Report, TimelineEvent,
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -357,6 +359,7 @@ impl Actor {
         let former = self.machines.remove(&id);
         let broken = order.check().err();
         let mut machine = Machine::new(order, revision, payload, earlier);
+        self.tell_local_use(&mut machine)?;
         if let Some(former) = former {
             self.let_go(&former);
             machine.agent = former.agent;
@@ -374,6 +377,21 @@ impl Actor {
         self.settle(id, true)?;
         if let Some(m) = self.machines.get_mut(&id) {
             m.send_to_agent(&self.context, true);
+        }
+        Ok(())
+    }
+
+    /// An order that was taken from a lease is told of as such in its report. The journal knows: it was written with the
+    /// order.
+    pub(super) fn tell_local_use(&self, machine: &mut Machine) -> Result<(), StoreError> {
+        let told = &mut machine.report.local;
+        if told.iter().any(|used| used.job == machine.order.job) {
+            return Ok(());
+        }
+        if let Some(used) = self.context.store.local_use(machine.order.job)? {
+            told.push(used);
+            let too_many = told.len().saturating_sub(MAX_LOCAL_USES);
+            told.drain(..too_many);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Duration, Utc};
 use slipway_protocol::{
     ids::{BootId, StepId},
+    lease::LocalUse,
     order::{Action, Order, Role, Step},
     report::{
         AgentReport, EventSource, Failure, Outcome, Progress, Report, StepReport, StepState, TimelineEvent,
@@ -34,11 +35,12 @@ pub enum StepUpdate {
 
 /// A fresh report for an order. Of an earlier revision of the same job everything is kept as it stands, its end too,
 /// unless the order says that the job is taken up again: then what had not been done begins anew. Of another job only the
-/// machine's hardware faults are kept.
+/// machine's hardware faults and what was done locally are kept.
 #[must_use]
 pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
     // What the BMC has logged is the machine's, whichever job it was read in.
     let hardware_faults = earlier.map(|r| r.hardware_faults.clone()).unwrap_or_default();
+    let earlier_local = earlier.map(|r| local_uses(order, r)).unwrap_or_default();
     let earlier = earlier.filter(|report| report.job == order.job);
     let kept = |id: &StepId| {
         earlier
@@ -61,6 +63,7 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
         agent: earlier.and_then(|r| r.agent),
         events: earlier.map(|r| r.events.clone()).unwrap_or_default(),
         hardware_faults,
+        local: earlier_local,
     };
     let Some(earlier) = earlier else {
         settle(order, &mut report);
@@ -74,6 +77,23 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
         Outcome::Done { .. } | Outcome::Failed { .. } => report.outcome = earlier.outcome.clone(),
     }
     report
+}
+
+/// What was done locally, as the report of a new order tells it: with how the job stood whose order that one replaces.
+#[must_use]
+pub fn local_uses(order: &Order, earlier: &Report) -> Vec<LocalUse> {
+    let told = |used: &LocalUse| {
+        let outcome = match used.job {
+            job if job == order.job => None,
+            job if job == earlier.job => Some(earlier.outcome.clone()),
+            _ => used.outcome.clone(),
+        };
+        LocalUse {
+            outcome,
+            ..used.clone()
+        }
+    };
+    earlier.local.iter().map(told).collect()
 }
 
 /// Takes the end of a job that this edge knows nothing of from its order: what was done is not done again. The machine keeps

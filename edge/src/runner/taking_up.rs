@@ -52,7 +52,9 @@ impl Actor {
                     // The last process may have died between keeping an order and taking it.
                     let earlier = self.at_its_job(order.body(), held)?;
                     let (order, revision) = (order.into_body(), document.revision);
-                    self.insert(Machine::new(order, revision, document.payload, earlier));
+                    let mut machine = Machine::new(order, revision, document.payload, earlier);
+                    self.tell_local_use(&mut machine)?;
+                    self.insert(machine);
                 }
                 Err(reason) => {
                     warn!(%machine, %reason, "a stored order is no longer valid; it is left alone")
@@ -139,6 +141,7 @@ impl Actor {
             let mut machine = Machine::new(former.order, former.revision, former.payload, earlier);
             machine.agent = former.agent;
             machine.log_reading = former.log_reading;
+            self.tell_local_use(&mut machine)?;
             self.insert(machine);
             self.serve_boot(id);
         }
@@ -160,9 +163,16 @@ impl Actor {
         self.keep_former(&held.report)?;
         let former = self.context.store.former(order.job)?;
         let former = former.filter(|_| !order.steps.is_empty());
+        let report = match former {
+            Some(former) => Report {
+                local: next::local_uses(order, &held.report),
+                ..former
+            },
+            None => held.report,
+        };
         Ok(Some(HeldReport {
             revision: held.revision,
-            report: former.unwrap_or(held.report),
+            report,
         }))
     }
 

@@ -17,6 +17,7 @@ use slipway_edge::{
     context::{Context, Outbox},
     images::{ImageCache, Source},
     ledger::Ledger,
+    link::Link,
     runner::actor::{Input, Runner},
     store::{Store, StoreError},
     uplink::{self, KEYS_SETTING, Uplink, Word},
@@ -186,6 +187,7 @@ impl Edge {
             }),
             mirror: Arc::new(Nobody),
             starting: AtomicBool::new(true),
+            link: Arc::new(Link::down_since((context.now)())),
             on_config: Box::new(move |config| table.set_site(&config.subnets, config.discover)),
         };
         let (link, link_receiver) = mpsc::channel(1024);

@@ -97,6 +97,7 @@ impl Real {
                 discover: false,
                 subnets: Vec::new(),
                 limits: Default::default(),
+                offline: Default::default(),
             };
             sites::insert(db, &id, &settings, clock::centre())?;
             sites::set_keys(db, &id, report, sealing, ("-", &report.id()))?;

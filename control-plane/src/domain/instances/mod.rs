@@ -2,6 +2,7 @@
 
 mod create;
 mod dispatch;
+mod offers;
 mod orders;
 mod password;
 mod work;
@@ -12,6 +13,7 @@ use slipway_protocol::ids::{InstanceId, JobId};
 
 pub use create::{NewInstance, Repeatable, check_ssh_key, create};
 pub use dispatch::{Waiting, dispatch};
+pub(super) use offers::{offer_order, offered};
 pub use work::{Anew, Change as InstanceChange, Work, reset_password, retry, update, work};
 
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     app::App,
     error::ApiError,
     store::{
-        Database,
+        Database, StoreResult,
         audit::{self, Change},
         events::{self, NewEvent},
         instances::{self, Instance},
@@ -126,7 +128,12 @@ async fn own(app: &App, caller: &Caller, key: String) -> Result<Instance, ApiErr
 }
 
 /// Tells that a job took its machine and that its order is in force.
-fn tell_started(db: &mut Database, job: JobId, revision: u64, now: DateTime<Utc>) -> Result<(), ApiError> {
+pub(super) fn tell_started(
+    db: &mut Database,
+    job: JobId,
+    revision: u64,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
     let Some(job) = jobs::get(db, &job.to_string())? else {
         return Ok(());
     };
@@ -135,7 +142,7 @@ fn tell_started(db: &mut Database, job: JobId, revision: u64, now: DateTime<Utc>
     events::append(db, &event("machine.taken").entered(&MachineState::Allocated)?)?;
     events::append(db, &event("job.running").entered(&job.state)?)?;
     let order = event("machine.order").text(format!("job {} order {revision}", job.id));
-    Ok(events::append(db, &order.data(json!({ "revision": revision })))?)
+    events::append(db, &order.data(json!({ "revision": revision })))
 }
 
 fn both(db: &mut Database, instance: &str, job: JobId) -> Result<(Instance, Job), ApiError> {

@@ -149,9 +149,7 @@ fn may_begin(instance: &Instance, kind: JobKind) -> Result<InstanceState, ApiErr
 
 /// Nothing that failed to be installed is switched on as if it were.
 fn is_installed(instance: &Instance, last: Option<&Job>, kind: JobKind) -> Result<(), ApiError> {
-    let installs = [JobKind::Install, JobKind::Reinstall];
-    let broken =
-        instance.state == InstanceState::Failed && last.is_some_and(|job| installs.contains(&job.kind));
+    let broken = instance.state == InstanceState::Failed && last.is_some_and(|job| job.kind.installs());
     if broken && ![JobKind::Reinstall, JobKind::Rescue, JobKind::Release].contains(&kind) {
         let detail = format!(
             "instance `{}` was not installed; retry its job, reinstall it, or release it",
@@ -504,5 +502,5 @@ fn take_up(db: &mut Database, job: &Job, now: DateTime<Utc>) -> Result<(), ApiEr
         ..row.order
     };
     let revision = orders::put(db, &row.site, &order)?;
-    tell_started(db, job.id, revision, now)
+    Ok(tell_started(db, job.id, revision, now)?)
 }

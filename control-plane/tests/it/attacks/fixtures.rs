@@ -67,6 +67,7 @@ impl Edge {
             mqtt_debug: (address, 1883).into(),
             setup: None,
             status: None,
+            cut_off_after: chrono::TimeDelta::seconds(60),
             liveos: dir.path().into(),
             boot_programs: dir.path().into(),
         };

@@ -335,9 +335,11 @@ pub(crate) fn hello(identity: &Identity, with_lists: bool) -> Vec<u8> {
         commands: Digest::of(b"something"),
         reports: Digest::of(b"else"),
         starting: false,
+        leases: None,
         lists: with_lists.then(|| Lists {
             commands: Vec::new(),
             reports: Vec::new(),
+            leases: Vec::new(),
         }),
     };
     let topic = Topic::Hello(identity.site.clone());

@@ -1,0 +1,2 @@
+DROP TABLE machine_leases;
+DROP TABLE local_operations;
