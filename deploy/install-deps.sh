@@ -7,7 +7,7 @@ set -eu
 
 packages="
   qemu-system-x86 qemu-utils ovmf seabios ipxe ipxe-qemu
-  iproute2 nftables iputils-ping tcpdump kmod
+  iproute2 nftables ethtool iputils-ping tcpdump kmod
   openipmi ipmitool
   mosquitto mosquitto-clients
   postgresql postgresql-client prometheus

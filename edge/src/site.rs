@@ -171,7 +171,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     let link = self::uplink(&context, &runner, (central, local), state);
     let central_events = status::told(&config, &identity, central_events);
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
-    let (link_stop, watch_stop) = (stop.clone(), stop.clone());
+    let link_stop = stop.clone();
     tasks.spawn(async { Ok(link.run(central_events, words_receiver, link_stop).await?) });
     tasks.spawn(async move { Ok(runner_task.await??) });
     tasks.spawn(agents::listen(
@@ -185,7 +185,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
         runner,
         (sightings_receiver, unknown_receiver),
         words,
-        watch_stop,
+        stop.clone(),
     ));
     info!(site = %identity.site, "edge up");
     until_one_ends(tasks, stop).await

@@ -85,18 +85,22 @@ impl ImpairedWan {
         wan.pass_on(impairment)?;
         for (namespace, device, way) in ends(id) {
             let (plain, address) = plain(device);
-            batch(
-                &namespace,
-                &[
-                    format!(
-                        "link add wanx mtu 1500 type vxlan id 7 local {} remote {} dstport {VXLAN} dev {device}",
-                        way[0], way[1]
-                    ),
-                    "link set wanx up".to_owned(),
-                    format!("addr del {address}/30 dev {plain}"),
-                    format!("addr add {address}/30 dev wanx"),
-                ],
-            )?;
+            let [local, remote] = way;
+            let tunnel = format!(
+                "link add wanx mtu 1500 type vxlan id 7 local {local} remote {remote} dstport {VXLAN} dev {device}"
+            );
+            batch(&namespace, &[tunnel])?;
+            // Nobody on this way completes a checksum or cuts a large segment up.
+            let whole = [
+                "netns", "exec", &namespace, "ethtool", "-K", "wanx", "tx", "off", "gso", "off", "gro", "off",
+            ];
+            run("ip", &whole, "")?;
+            let moved = [
+                "link set wanx up".to_owned(),
+                format!("addr del {address}/30 dev {plain}"),
+                format!("addr add {address}/30 dev wanx"),
+            ];
+            batch(&namespace, &moved)?;
         }
         Ok(wan)
     }
