@@ -141,13 +141,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     let context = take_up(&config, &identity, store, outbox)?;
     let (runner, runner_task) = Runner::start(Arc::clone(&context), stop.clone())?;
     let renewal = renewal(&identity, &config)?;
-    open_agents_broker(
-        sockets.agents,
-        sockets.people,
-        renewal.agents.clone(),
-        (&context, &backend),
-        &stop,
-    )?;
+    let doors = (sockets.agents, sockets.people);
+    open_agents_broker(doors, &renewal, (&context, &backend), &stop)?;
     let (sightings, sightings_receiver) = mpsc::channel(4096);
     let (unknown, unknown_receiver) = mpsc::channel(256);
     let boot_programs = Arc::new(Files::load(&config.boot_programs, &BOOT_PROGRAMS)?);
@@ -217,16 +212,15 @@ fn renewal(identity: &Identity, config: &Config) -> anyhow::Result<Renewal> {
 }
 
 fn open_agents_broker(
-    agents: Vec<TcpListener>,
-    people: TcpListener,
-    shown: Shown,
+    (agents, people): (Vec<TcpListener>, TcpListener),
+    renewal: &Renewal,
     (context, backend): (&Arc<Context>, &broker::Backend),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let doors = Doors {
         agents,
         people,
-        tls: tls::renewed_server_config(shown)?,
+        tls: tls::renewed_server_config(renewal.agents.clone())?,
     };
     let admission = AgentAdmission {
         context: Arc::clone(context),
