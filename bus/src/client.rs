@@ -23,7 +23,7 @@ use crate::{MAX_PACKET_BYTES, backoff::Backoff};
 /// How many events may wait for a slow receiver before messages are dropped.
 const EVENT_QUEUE: usize = 10_000;
 /// How long TCP, TLS and CONNECT may take together, in seconds: on a bad WAN each packet is sent several times.
-const CONNECT_S: u64 = 60;
+const CONNECT_S: u64 = 30;
 /// Publishes that may wait for the socket.
 const PUBLISH_QUEUE: usize = 1_000;
 

@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 use crate::{acl::Acl, broker::Backend};
 
 /// How long TLS may take, and CONNECT after it: over a WAN that loses a third of its packets it takes many seconds.
-pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Who wants to connect.
 #[derive(Debug, Clone)]
@@ -187,8 +187,8 @@ impl Door {
                     return;
                 }
                 Err(_) => {
-                    self.admission
-                        .refused("handshake", &peer.to_string(), "no TLS handshake within 5 s");
+                    let reason = format!("no TLS handshake within {} s", HANDSHAKE_LIMIT.as_secs());
+                    self.admission.refused("handshake", &peer.to_string(), &reason);
                     return;
                 }
             },

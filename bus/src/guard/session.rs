@@ -125,7 +125,10 @@ async fn first_frame<R: AsyncRead + Unpin>(
     let (what, reason) = match timeout(HANDSHAKE_LIMIT, read_frame(from, buffer)).await {
         Ok(Err(Ended::Refused(reason))) => ("connect", format!("no CONNECT: {reason}")),
         Ok(read) => return read,
-        Err(_) => ("handshake", "no CONNECT within 5 s".to_owned()),
+        Err(_) => (
+            "handshake",
+            format!("no CONNECT within {} s", HANDSHAKE_LIMIT.as_secs()),
+        ),
     };
     door.admission.refused(what, &peer.to_string(), &reason);
     Err(Ended::Refused(reason))

@@ -42,12 +42,12 @@ async fn stalled(broker: Broker) {
     if broker == Broker::Embedded {
         until_counted(&world, "handshake", 20.0).await;
         assert!(
-            world.is_logged(0, "no TLS handshake within 30 s").await,
+            world.is_logged(0, "no TLS handshake within 15 s").await,
             "{}",
             world.log()
         );
         assert!(
-            world.is_logged(0, "no CONNECT within 30 s").await,
+            world.is_logged(0, "no CONNECT within 15 s").await,
             "{}",
             world.log()
         );
