@@ -42,7 +42,7 @@ tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_PYTHON) $(SLIPWAY_OIDC_PROVIDER) #
 build: deps ## Builds the binaries
 	cargo build --locked --workspace --bins
 	@mkdir -p $(BINARIES)
-	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists; do \
+	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists slipway-bench-reconnect; do \
 	  cp -u $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
 
 liveos: deps ## Builds the LiveOS (LIVEOS_FLAVOUR=generic for real hardware) and says where it lies
@@ -78,6 +78,7 @@ bench: parts ## Measures; figures are printed, not judged
 	@$(BINARIES)/slipway-bench-lists --database sqlite
 	@$(BINARIES)/slipway-bench-lists --database postgres
 	@$(BINARIES)/slipway-fleet --sites 20 --machines 20 --installs 200
+	@$(BINARIES)/slipway-bench-reconnect --sites 1000
 	@cargo nextest run --locked -p slipway-tests -E 'test(debian_on_bios) | test(debian_on_uefi)' --no-capture 2>&1 | grep -E ' s  \+|PASS|FAIL'
 
 fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machines 50 --installs 200 --chaos 1" (needs root)

@@ -336,7 +336,10 @@ fn memory() -> PathBuf {
 }
 
 /// A binary of this workspace: in `SLIPWAY_BINARIES`, else where this program was built.
-fn binary(name: &str) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it is not built.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::var_os("SLIPWAY_BINARIES")
         .map(PathBuf::from)
         .into_iter()

@@ -1,0 +1,7 @@
+//! A site's edge, as a test sees it.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod edge;
+mod local;
+mod uplink;
