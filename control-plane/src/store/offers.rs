@@ -96,6 +96,20 @@ pub fn lease_of(
     row.first::<Row>(connection).optional()?.map(lease).transpose()
 }
 
+/// The sites that hold leases which were not taken back.
+///
+/// # Errors
+/// When the database fails.
+pub fn sites_with_leases(connection: &mut Database) -> StoreResult<BTreeSet<SiteId>> {
+    use machine_leases::dsl;
+    let rows: Vec<String> = dsl::machine_leases
+        .filter(dsl::basis.ne(""))
+        .select(dsl::site)
+        .distinct()
+        .load(connection)?;
+    rows.iter().map(|site| parse(site)).collect()
+}
+
 /// How the leases of a site stand.
 ///
 /// # Errors

@@ -58,14 +58,21 @@ struct MadeOf {
     standing: (u64, u64),
 }
 
-/// Looks at all connected sites whose edges take leases.
+/// Looks at all connected sites whose edges take leases, and that may do something or could until now.
 ///
 /// # Errors
 /// When the store or a secret fails.
 pub async fn reconcile(app: &App) -> Result<(), ApiError> {
-    let all = app.store.read(|db| sites::list(db, "", i64::from(i32::MAX)));
-    let takes = |site: &Site| site.online && site.takes_leases;
-    for site in all.await?.into_iter().filter(takes) {
+    let read = app.store.read(|db| {
+        let all = sites::list(db, "", i64::from(i32::MAX))?;
+        StoreResult::Ok((all, offers::sites_with_leases(db)?))
+    });
+    let (all, with_leases) = read.await?;
+    let takes = |site: &Site| {
+        let concerned = !site.settings.offline.operations.is_empty() || with_leases.contains(&site.id);
+        site.online && site.takes_leases && concerned
+    };
+    for site in all.into_iter().filter(takes) {
         if let Some(to) = site.sealing_key {
             at_site(app, &site, to).await?;
         }
