@@ -41,6 +41,9 @@ pub enum ConfigError {
     AutoAndNamed,
 }
 
+/// Folder for keys, database and image cache, if none is named.
+const DATA_DIR: &str = "/var/lib/slipway";
+
 /// A network interface and this box's address on it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -187,7 +190,7 @@ impl Given {
         };
         let (interfaces, auto) = interfaces(served)?;
         Ok(Config {
-            data_dir: pick(self.data_dir, file.data_dir, "/var/lib/slipway"),
+            data_dir: pick(self.data_dir, file.data_dir, DATA_DIR),
             interfaces,
             auto,
             dhcp: self.dhcp.or(file.dhcp).unwrap_or(true),
@@ -211,7 +214,7 @@ impl Given {
     /// When the file cannot be used.
     pub fn resolve_data_dir(self) -> Result<PathBuf, ConfigError> {
         let file = self.file()?;
-        let default = || PathBuf::from("/var/lib/slipway");
+        let default = || PathBuf::from(DATA_DIR);
         Ok(self.data_dir.or(file.data_dir).unwrap_or_else(default))
     }
 

@@ -163,6 +163,30 @@ fn held_report((revision, body): (i64, String)) -> Result<HeldReport, StoreError
     })
 }
 
+/// Puts a command in the place of the one that is held, if their revisions allow it; `false` otherwise.
+fn replace_document(
+    connection: &mut SqliteConnection,
+    document: &Document,
+    may_replace: impl FnOnce(i64, i64) -> bool,
+) -> QueryResult<bool> {
+    use schema::documents::dsl;
+    let (kind, revision) = (word(document.kind), document.revision.cast_signed());
+    let row = dsl::documents.find((&kind, &document.subject));
+    let held: Option<i64> = row.select(dsl::revision).first(connection).optional()?;
+    if held.is_some_and(|held| !may_replace(held, revision)) {
+        return Ok(false);
+    }
+    diesel::replace_into(dsl::documents)
+        .values((
+            dsl::kind.eq(&kind),
+            dsl::subject.eq(&document.subject),
+            dsl::revision.eq(revision),
+            dsl::payload.eq(&document.payload),
+        ))
+        .execute(connection)?;
+    Ok(true)
+}
+
 /// A word as it stands in the database.
 fn word(kind: Kind) -> String {
     serde_json::to_value(kind)
@@ -236,25 +260,9 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn put_document(&self, document: &Document) -> Result<bool, StoreError> {
-        use schema::documents::dsl;
-        let revision = document.revision.cast_signed();
-        let kind = word(document.kind);
         self.write("keep a command", |connection| {
             connection.immediate_transaction(|connection| {
-                let row = dsl::documents.find((&kind, &document.subject));
-                let held: Option<i64> = row.select(dsl::revision).first(connection).optional()?;
-                if held.is_some_and(|held| held > revision) {
-                    return Ok(false);
-                }
-                diesel::replace_into(dsl::documents)
-                    .values((
-                        dsl::kind.eq(&kind),
-                        dsl::subject.eq(&document.subject),
-                        dsl::revision.eq(revision),
-                        dsl::payload.eq(&document.payload),
-                    ))
-                    .execute(connection)?;
-                Ok(true)
+                replace_document(connection, document, |held, new| held <= new)
             })
         })
     }

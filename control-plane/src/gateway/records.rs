@@ -211,6 +211,12 @@ impl Records for App {
 
     async fn takes_leases(&self, site: &SiteId, takes: bool) -> Result<(), ApiError> {
         let id = site.clone();
+        let known = self.store.read(move |db| sites::get(db, id.as_str())).await?;
+        // Each hello says it, and hardly one says anything new: nobody waits for the right to write then.
+        if known.is_none_or(|known| known.takes_leases == takes) {
+            return Ok(());
+        }
+        let id = site.clone();
         let set = self
             .store
             .transaction(move |db| sites::set_takes_leases(db, &id, takes));
@@ -222,11 +228,12 @@ impl Records for App {
             return Ok(());
         }
         let id = site.clone();
-        let forgotten = self
-            .store
-            .transaction(move |db| offers::forget_former(db, &id, &held));
-        forgotten.await?;
-        Ok(())
+        let former = self.store.read(move |db| offers::former(db, &id, &held)).await?;
+        if former.is_empty() {
+            return Ok(());
+        }
+        let forgotten = self.store.transaction(move |db| offers::forget(db, former));
+        Ok(forgotten.await?)
     }
 
     async fn raise(&self, site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError> {

@@ -276,15 +276,15 @@ pub fn may_be_used(connection: &mut Database, machine: MachineId, revision: u64)
     Ok(heard == 0)
 }
 
-/// Forgets the offers of leases that came before those that a site holds, all its reports having been heard.
+/// The leases that came before those that a site holds and of which offers are kept: machines and revisions.
 ///
 /// # Errors
 /// When the database fails.
-pub fn forget_former(
+pub fn former(
     connection: &mut Database,
     site: &SiteId,
     held: &[(MachineId, u64)],
-) -> StoreResult<usize> {
+) -> StoreResult<BTreeSet<(String, i64)>> {
     use offers::dsl;
     let kept: Vec<(String, i64)> = dsl::offers
         .filter(dsl::site.eq(site.as_str()))
@@ -296,15 +296,22 @@ pub fn forget_former(
         .map(|(machine, revision)| (machine.to_string(), revision.cast_signed()))
         .collect();
     let is_former = |(machine, lease): &(String, i64)| held.get(machine).is_some_and(|held| lease < held);
-    let former: BTreeSet<(String, i64)> = kept.into_iter().filter(is_former).collect();
-    let mut gone = 0;
+    Ok(kept.into_iter().filter(is_former).collect())
+}
+
+/// Forgets the offers of these leases.
+///
+/// # Errors
+/// When the database fails.
+pub fn forget(connection: &mut Database, former: BTreeSet<(String, i64)>) -> StoreResult<()> {
+    use offers::dsl;
     for (machine, lease) in former {
         let rows = dsl::offers
             .filter(dsl::machine.eq(machine))
             .filter(dsl::lease.eq(lease));
-        gone += diesel::delete(rows).execute(connection)?;
+        diesel::delete(rows).execute(connection)?;
     }
-    Ok(gone)
+    Ok(())
 }
 
 /// Forgets the leases and offers of a site that is removed.

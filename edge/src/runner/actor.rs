@@ -355,12 +355,9 @@ impl Actor {
         if is_overtaken(revision, earlier.as_ref()) {
             return Ok(());
         }
-        let earlier = self.at_its_job(&order, earlier)?;
-        let former = self.machines.remove(&id);
         let broken = order.check().err();
-        let mut machine = Machine::new(order, revision, payload, earlier);
-        self.tell_local_use(&mut machine)?;
-        if let Some(former) = former {
+        let mut machine = self.going_on((order, revision, payload), earlier)?;
+        if let Some(former) = self.machines.remove(&id) {
             self.let_go(&former);
             machine.agent = former.agent;
             machine.log_reading = former.log_reading;
@@ -381,9 +378,21 @@ impl Actor {
         Ok(())
     }
 
+    /// A machine with this order, its revision and its envelope, going on from what is held of it.
+    pub(super) fn going_on(
+        &self,
+        (order, revision, payload): (Order, u64, Vec<u8>),
+        held: Option<HeldReport>,
+    ) -> Result<Machine, StoreError> {
+        let earlier = self.at_its_job(&order, held)?;
+        let mut machine = Machine::new(order, revision, payload, earlier);
+        self.tell_local_use(&mut machine)?;
+        Ok(machine)
+    }
+
     /// An order that was taken from a lease is told of as such in its report. The journal knows: it was written with the
     /// order.
-    pub(super) fn tell_local_use(&self, machine: &mut Machine) -> Result<(), StoreError> {
+    fn tell_local_use(&self, machine: &mut Machine) -> Result<(), StoreError> {
         let told = &mut machine.report.local;
         if told.iter().any(|used| used.job == machine.order.job) {
             return Ok(());

@@ -18,7 +18,6 @@ use tracing::{info, warn};
 
 use super::{
     actor::{Actor, Input},
-    machine::Machine,
     next,
 };
 use crate::store::{HeldReport, StoreError};
@@ -50,10 +49,8 @@ impl Actor {
             match ring.open::<Order>(&topic, &document.payload, Expect::kept()) {
                 Ok(order) => {
                     // The last process may have died between keeping an order and taking it.
-                    let earlier = self.at_its_job(order.body(), held)?;
-                    let (order, revision) = (order.into_body(), document.revision);
-                    let mut machine = Machine::new(order, revision, document.payload, earlier);
-                    self.tell_local_use(&mut machine)?;
+                    let order = (order.into_body(), document.revision, document.payload);
+                    let machine = self.going_on(order, held)?;
                     self.insert(machine);
                 }
                 Err(reason) => {
@@ -137,11 +134,10 @@ impl Actor {
         self.context.store.put_report(&told)?;
         self.context.ledger.hold_report(&id.to_string(), revision);
         if let Some(former) = former.filter(|m| !is_overtaken(m.revision, Some(&told))) {
-            let earlier = self.at_its_job(&former.order, Some(told))?;
-            let mut machine = Machine::new(former.order, former.revision, former.payload, earlier);
+            let order = (former.order, former.revision, former.payload);
+            let mut machine = self.going_on(order, Some(told))?;
             machine.agent = former.agent;
             machine.log_reading = former.log_reading;
-            self.tell_local_use(&mut machine)?;
             self.insert(machine);
             self.serve_boot(id);
         }

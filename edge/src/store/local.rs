@@ -11,7 +11,7 @@ use slipway_protocol::{
     topic::Kind,
 };
 
-use super::{Document, Store, StoreError, bad_row, schema, word};
+use super::{Document, Store, StoreError, bad_row, replace_document, schema};
 
 /// How many refused lines are kept.
 const REFUSED_KEPT: i64 = 1000;
@@ -133,26 +133,13 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn put_offered(&self, document: &Document, line: &Entry) -> Result<bool, StoreError> {
-        use schema::documents::dsl;
-        let revision = document.revision.cast_signed();
-        let kind = word(document.kind);
         self.write("keep an offered order", |connection| {
             connection.immediate_transaction(|connection| {
-                let row = dsl::documents.find((&kind, &document.subject));
-                let held: Option<i64> = row.select(dsl::revision).first(connection).optional()?;
-                if held.is_some_and(|held| held >= revision) {
-                    return Ok(false);
+                let kept = replace_document(connection, document, |held, new| held < new)?;
+                if kept {
+                    append(connection, line)?;
                 }
-                diesel::replace_into(dsl::documents)
-                    .values((
-                        dsl::kind.eq(&kind),
-                        dsl::subject.eq(&document.subject),
-                        dsl::revision.eq(revision),
-                        dsl::payload.eq(&document.payload),
-                    ))
-                    .execute(connection)?;
-                append(connection, line)?;
-                Ok(true)
+                Ok(kept)
             })
         })
     }
