@@ -93,7 +93,7 @@ type Routes = OpenApiRouter<Arc<App>>;
 fn open_routes() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(access::healthz))
-        .routes(routes!(access::setup))
+        .routes(routes!(access::setup_state, access::setup))
         .routes(routes!(account::login))
         .routes(routes!(access::join))
         .routes(routes!(access::renew))

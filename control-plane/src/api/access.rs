@@ -28,6 +28,20 @@ pub struct Setup {
     pub password: Option<String>,
 }
 
+/// Whether this control plane is still to be set up.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SetupView {
+    /// Whether there is no user yet: the set-up token was not used.
+    pub needed: bool,
+}
+
+/// Says whether there is nobody yet who could log in; open to all, so that a page knows what to show first.
+#[utoipa::path(get, path = "/api/v1/setup", tag = "access", responses((status = 200, body = SetupView)))]
+pub async fn setup_state(State(app): State<Arc<App>>) -> Result<Json<SetupView>, ApiError> {
+    let needed = domain::accounts::setup_needed(&app).await?;
+    Ok(Json(SetupView { needed }))
+}
+
 /// An API token; it is shown this once.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ApiToken {

@@ -20,6 +20,14 @@ use crate::{
     },
 };
 
+/// Whether there is no user yet.
+///
+/// # Errors
+/// When the store fails.
+pub async fn setup_needed(app: &App) -> Result<bool, ApiError> {
+    Ok(!app.store.read(users::any).await?)
+}
+
 /// Uses the set-up token up: makes the first administrator, with a key and, if one is given, a password.
 ///
 /// # Errors

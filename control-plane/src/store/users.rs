@@ -99,6 +99,15 @@ pub fn get(db: &mut Database, id_or_name: &str) -> StoreResult<Option<User>> {
     Ok(row.first::<Row>(db).optional()?.map(user))
 }
 
+/// Whether there is a user at all.
+///
+/// # Errors
+/// When the database fails.
+pub fn any(db: &mut Database) -> StoreResult<bool> {
+    let first: Option<String> = users::table.select(users::id).first(db).optional()?;
+    Ok(first.is_some())
+}
+
 /// The user somebody is at the single sign-on provider.
 ///
 /// # Errors
