@@ -21,8 +21,8 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, addresses, alerts, audit, emergency_codes, events, images, instance_batches,
-        instances, jobs, machine_changes, machine_import, machine_types, machines, projects, rescue,
-        signing_keys, sites, sso, stock, users, webhooks,
+        instances, jobs, machine_changes, machine_import, machine_types, machines, overview, projects,
+        rescue, signing_keys, sites, sso, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -147,6 +147,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))
         .routes(routes!(machines::discovered))
+        .routes(routes!(overview::get))
         .routes(routes!(stock::list))
         .routes(routes!(machine_types::list))
         .routes(routes!(

@@ -93,6 +93,8 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::QuotasWrite),
     ),
     ("GET", "/api/v1/audit", Global(P::AuditRead)),
+    // Counts what the caller may see, and nothing for who may see nothing.
+    ("GET", "/api/v1/overview", Login),
     ("GET", "/api/v1/sites", Permission(P::SitesRead)),
     ("POST", "/api/v1/sites", Permission(P::SitesWrite)),
     ("GET", "/api/v1/sites/{site}", Permission(P::SitesRead)),

@@ -20,13 +20,14 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Body, List, Page, Path, Query, jobs::JobView, parse};
+use super::{Body, List, Page, Path, Query, jobs::JobView, parse, since};
 use crate::{
     access::{Caller, Permission},
     app::App,
     domain::{
         self,
         instances::{Anew, InstanceChange, NewInstance, Repeatable, Work},
+        limits::limit_s,
     },
     error::ApiError,
     store::{
@@ -123,6 +124,10 @@ pub struct InstanceView {
     pub image: ImageRef,
     /// Its state.
     pub state: InstanceState,
+    /// Since when it is in its state; null where nothing tells.
+    pub state_since: Option<DateTime<Utc>>,
+    /// For how many seconds it may be in its state; longer, and it is stuck. Null for a state of rest.
+    pub state_limit_s: Option<i64>,
     /// Whether it is locked against change.
     pub locked: bool,
     /// What it failed during, if it has failed.
@@ -142,7 +147,7 @@ fn view(db: &mut Database, instance: Instance) -> StoreResult<InstanceView> {
     views(db, vec![instance])?.pop().ok_or_else(gone)
 }
 
-/// The views of a page, by three queries however long it is.
+/// The views of a page, by four queries however long it is.
 fn views(db: &mut Database, page: Vec<Instance>) -> StoreResult<Vec<InstanceView>> {
     let ids = page.iter().filter_map(|i| i.machine.map(|id| id.to_string()));
     let machines = machines::names(db, ids.collect())?;
@@ -170,6 +175,8 @@ fn views(db: &mut Database, page: Vec<Instance>) -> StoreResult<Vec<InstanceView
                 id: image,
             },
             state: instance.state,
+            state_since: None,
+            state_limit_s: limit_s("instance", instance.state.word()),
             locked: instance.locked,
             failed_during: failed.map(|job| job.kind),
             waiting: job.and_then(|job| job.waiting.clone()),
@@ -178,7 +185,9 @@ fn views(db: &mut Database, page: Vec<Instance>) -> StoreResult<Vec<InstanceView
             created_at: instance.created_at,
         }
     };
-    Ok(page.into_iter().map(view).collect())
+    let mut views: Vec<InstanceView> = page.into_iter().map(view).collect();
+    since::date(db, &mut views)?;
+    Ok(views)
 }
 
 /// An instance and the job that works on it.
@@ -194,18 +203,27 @@ pub(super) async fn accepted(
     app: &App,
     (instance, job): (Instance, jobs::Job),
 ) -> Result<Accepted, ApiError> {
-    let instance = app.store.read(move |db| view(db, instance)).await?;
-    Ok(Accepted {
-        instance,
-        job: super::jobs::view((job, None)),
-    })
+    let read = app.store.read(move |db| {
+        let mut job = super::jobs::view((job, None));
+        since::date(db, std::slice::from_mut(&mut job))?;
+        let instance = view(db, instance)?;
+        Ok::<_, ApiError>(Accepted { instance, job })
+    });
+    read.await
 }
 
-/// The same for many, by three queries.
+/// The same for many, by as many queries.
 pub(super) async fn accepted_all(app: &App, made: Vec<(Instance, Job)>) -> Result<Vec<Accepted>, ApiError> {
     let (instances, jobs): (Vec<Instance>, Vec<Job>) = made.into_iter().unzip();
-    let views = app.store.read(move |db| views(db, instances)).await?;
-    let jobs = jobs.into_iter().map(|job| super::jobs::view((job, None)));
+    let read = app.store.read(move |db| {
+        let mut jobs: Vec<JobView> = jobs
+            .into_iter()
+            .map(|job| super::jobs::view((job, None)))
+            .collect();
+        since::date(db, &mut jobs)?;
+        Ok::<_, ApiError>((views(db, instances)?, jobs))
+    });
+    let (views, jobs) = read.await?;
     let pairs = views.into_iter().zip(jobs);
     Ok(pairs.map(|(instance, job)| Accepted { instance, job }).collect())
 }

@@ -11,7 +11,7 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{List, Page, Path, Query};
+use super::{List, Page, Path, Query, since};
 use crate::{
     access::{Caller, Permission},
     app::App,
@@ -40,6 +40,8 @@ pub struct JobView {
     pub waiting: Option<String>,
     /// Its state.
     pub state: JobState,
+    /// Since when it is in its state; null where nothing tells.
+    pub state_since: Option<DateTime<Utc>>,
     /// Why it failed.
     #[schema(value_type = Option<Object>)]
     pub failure: Option<Failure>,
@@ -95,6 +97,7 @@ pub(super) fn view((job, report): Followed) -> JobView {
         priority,
         waiting,
         state,
+        state_since: None,
         failure,
         deadline,
         created_at,
@@ -132,12 +135,15 @@ pub async fn list(
         state: filter.state,
     };
     let visible = caller.visible(Permission::JobsRead);
-    let rows = app
-        .store
-        .read(move |db| jobs::list(db, (&filter, &visible), &cursor, limit))
-        .await?;
-    let items = rows.into_iter().map(|job| view((job, None))).collect();
-    Ok(Json(List::page(items, limit, |job: &JobView| job.id.clone())))
+    let items = app.store.read(move |db| {
+        let rows = jobs::list(db, (&filter, &visible), &cursor, limit)?;
+        let mut views: Vec<JobView> = rows.into_iter().map(|job| view((job, None))).collect();
+        since::date(db, &mut views)?;
+        Ok::<_, ApiError>(views)
+    });
+    Ok(Json(List::page(items.await?, limit, |job: &JobView| {
+        job.id.clone()
+    })))
 }
 
 /// Waiting for news.
@@ -165,7 +171,7 @@ pub async fn get(
         }
         None => domain::jobs::get(&app, &caller, id).await?,
     };
-    Ok(Json(view(found)))
+    Ok(Json(since::dated(&app, view(found)).await?))
 }
 
 /// Calls a job off; its machine is left alone from then on.
@@ -177,7 +183,8 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
     let job = domain::jobs::cancel(&app, &caller, id).await?;
-    Ok((StatusCode::ACCEPTED, Json(view((job, None)))))
+    let view = since::dated(&app, view((job, None))).await?;
+    Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
 /// Takes a failed job up again, at the step that failed.
@@ -189,5 +196,6 @@ pub async fn retry(
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
     let job = domain::instances::retry(&app, &caller, id).await?;
-    Ok((StatusCode::ACCEPTED, Json(view((job, None)))))
+    let view = since::dated(&app, view((job, None))).await?;
+    Ok((StatusCode::ACCEPTED, Json(view)))
 }

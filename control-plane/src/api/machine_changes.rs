@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::{
     Body, Path, if_match,
     machines::{MachineView, tagged, view},
+    since,
 };
 use crate::{
     access::Caller,
@@ -103,7 +104,7 @@ pub async fn update(
         machine_type: change.machine_type,
     };
     let machine = domain::machines::update(&app, &caller, key, seen, wanted).await?;
-    Ok(tagged(view(machine)))
+    Ok(tagged(since::dated(&app, view(machine)).await?))
 }
 
 /// What an operator does with a machine.
@@ -156,5 +157,5 @@ pub async fn move_by(
     Body(body): Body<MoveBody>,
 ) -> Result<impl IntoResponse, ApiError> {
     let machine = domain::machines::move_by(&app, &caller, key, asked.into(), body.reason).await?;
-    Ok(tagged(view(machine)))
+    Ok(tagged(since::dated(&app, view(machine)).await?))
 }

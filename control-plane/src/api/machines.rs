@@ -22,11 +22,11 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Body, List, MAX_PAGE, Page, Path, Query, parse};
+use super::{Body, List, MAX_PAGE, Page, Path, Query, parse, since};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
-    domain::{self, machines::NewMachine},
+    domain::{self, limits::limit_s, machines::NewMachine},
     error::ApiError,
     store::{
         discovered,
@@ -92,6 +92,10 @@ pub struct MachineView {
     pub site: String,
     /// Its state.
     pub state: MachineState,
+    /// Since when it is in its state; null where nothing tells.
+    pub state_since: Option<DateTime<Utc>>,
+    /// For how many seconds it may be in its state; longer, and it is stuck. Null for a state of rest.
+    pub state_limit_s: Option<i64>,
     /// Why it is kept out of use, or will be.
     pub reason: Option<String>,
     /// Whether it is to be quarantined when its instance gives it back.
@@ -132,6 +136,8 @@ pub(super) fn view(m: Machine) -> MachineView {
         name: m.name,
         site: m.site.to_string(),
         state: m.state,
+        state_since: None,
+        state_limit_s: limit_s("machine", m.state.word()),
         reason: m.hold.reason,
         quarantine_when_released: m.hold.quarantine,
         address: m.address.to_string(),
@@ -177,7 +183,10 @@ pub async fn create(
         shelved: new.shelved,
     };
     let machine = domain::machines::create(&app, &caller, new).await?;
-    Ok((StatusCode::CREATED, Json(view(machine))))
+    Ok((
+        StatusCode::CREATED,
+        Json(since::dated(&app, view(machine)).await?),
+    ))
 }
 
 /// Which machines.
@@ -249,12 +258,15 @@ pub async fn list(
         machine_type: filter.machine_type,
         labels: labels.pairs()?,
     };
-    let rows = app
-        .store
-        .read(move |db| machine_lists::page(db, &filter, &cursor, limit))
-        .await?;
-    let items = rows.into_iter().map(view).collect();
-    Ok(Json(List::page(items, limit, |m: &MachineView| m.name.clone())))
+    let items = app.store.read(move |db| {
+        let rows = machine_lists::page(db, &filter, &cursor, limit)?;
+        let mut views: Vec<MachineView> = rows.into_iter().map(view).collect();
+        since::date(db, &mut views)?;
+        Ok::<_, ApiError>(views)
+    });
+    Ok(Json(List::page(items.await?, limit, |m: &MachineView| {
+        m.name.clone()
+    })))
 }
 
 /// Shows a machine, by id or name.
@@ -265,7 +277,8 @@ pub async fn get(
     caller: Caller,
     Path(key): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    Ok(tagged(view(domain::machines::get(&app, &caller, key).await?)))
+    let machine = domain::machines::get(&app, &caller, key).await?;
+    Ok(tagged(since::dated(&app, view(machine)).await?))
 }
 
 /// A machine's view with its ETag.

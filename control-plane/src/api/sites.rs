@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use slipway_protocol::site::SubnetConfig;
 use utoipa::ToSchema;
@@ -21,9 +21,6 @@ use crate::{
     error::ApiError,
     store::sites::{self, Limits, Offline, Site, SiteSettings},
 };
-
-/// An edge says hello every 30 s; three missed ones mean that it is gone.
-const SILENT_AFTER: TimeDelta = TimeDelta::seconds(100);
 
 /// A network of a site.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -171,7 +168,6 @@ pub struct SiteView {
 }
 
 fn view(site: Site, now: DateTime<Utc>) -> SiteView {
-    let heard = site.last_seen.is_some_and(|at| now - at < SILENT_AFTER);
     SiteView {
         id: site.id.to_string(),
         description: site.settings.description,
@@ -183,7 +179,7 @@ fn view(site: Site, now: DateTime<Utc>) -> SiteView {
         joined: site.report_key.is_some(),
         certificate_until: site.certificate_until,
         revoked_at: site.revoked_at,
-        online: site.online && heard,
+        online: domain::sites::is_online(site.online, site.last_seen, now),
         last_seen: site.last_seen,
         revision: site.revision,
         created_at: site.created_at,

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use chrono::{DateTime, Utc};
 
-use super::instances::JOB_LIFE;
+use super::limits::{UNDER_WORK, limit_s};
 use crate::{
     app::App,
     error::ApiError,
@@ -14,23 +14,6 @@ use crate::{
         measures::{self, Measures},
     },
 };
-
-/// States of a job or of an instance under work; they end by the job's deadline.
-const UNDER_WORK: &[(&str, &[&str])] = &[
-    ("job", &["queued", "running"]),
-    (
-        "instance",
-        &[
-            "requested",
-            "installing",
-            "stopping",
-            "starting",
-            "restarting",
-            "reinstalling",
-            "erasing",
-        ],
-    ),
-];
 
 /// Metrics in Prometheus' text form.
 #[derive(Default)]
@@ -111,7 +94,7 @@ fn states(text: &mut Text, measures: &Measures, now: DateTime<Utc>) {
         let label = |state: &&str| format!("{},{}", label("object", object), label("state", state));
         states
             .iter()
-            .map(move |state| (label(state), JOB_LIFE.num_seconds()))
+            .filter_map(move |state| Some((label(state), limit_s(object, state)?)))
     });
     let limits: Vec<(String, i64)> = limits.collect();
     text.gauge(
@@ -181,10 +164,7 @@ fn told(text: &mut Text, measures: &Measures, now: DateTime<Utc>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        store::measures::{Heard, InState},
-        workflow::state::JobState,
-    };
+    use crate::store::measures::{Heard, InState};
     use chrono::TimeDelta;
 
     #[test]
@@ -225,22 +205,6 @@ mod tests {
             "slipway_database_waiting{pool=\"writers\"} 4",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
-        }
-    }
-
-    #[test]
-    fn limits_are_of_states_that_exist() {
-        for state in JobState::ALL.into_iter().filter(|state| !state.is_final()) {
-            let word = serde_json::to_value(state).unwrap();
-            assert!(
-                UNDER_WORK[0].1.iter().any(|limited| word == *limited),
-                "{word} has no limit"
-            );
-        }
-        for word in UNDER_WORK[1].1 {
-            let parsed: Result<crate::workflow::state::InstanceState, _> =
-                serde_json::from_value((*word).into());
-            assert!(parsed.is_ok(), "{word}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Sites and their settings. Their edge boxes are [`super::edges`]'.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use slipway_protocol::{
     ids::SiteId,
@@ -143,10 +143,25 @@ pub(super) fn seen_by(db: &mut Database, caller: &Caller, id: &str) -> Result<Si
 /// Whether the caller may see a site. Whoever works in a project sees all of them, to choose where.
 #[must_use]
 pub fn sees(caller: &Caller, site: &SiteId) -> bool {
-    match caller.visible(Permission::SitesRead) {
+    is_among(&caller.visible(Permission::SitesRead), site.as_str())
+}
+
+/// The same, by what is visible with [`Permission::SitesRead`].
+#[must_use]
+pub(super) fn is_among(visible: &Visible, site: &str) -> bool {
+    match visible {
         Visible::All => true,
-        Visible::Only { sites, projects } => !projects.is_empty() || sites.contains(site.as_str()),
+        Visible::Only { sites, projects } => !projects.is_empty() || sites.contains(site),
     }
+}
+
+/// An edge says hello every 30 s; three missed ones mean that it is gone.
+const SILENT_AFTER: TimeDelta = TimeDelta::seconds(100);
+
+/// Whether a site is connected, by what was heard of it last.
+#[must_use]
+pub fn is_online(online: bool, last_seen: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+    online && last_seen.is_some_and(|at| now - at < SILENT_AFTER)
 }
 
 /// One site, for the control plane itself.

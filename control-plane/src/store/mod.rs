@@ -26,6 +26,7 @@ pub mod measures;
 mod new_event;
 pub mod offers;
 pub mod orders;
+pub mod overview;
 mod pool;
 pub mod projects;
 pub mod reports;

@@ -324,5 +324,8 @@ diesel::table! {
 }
 diesel::table! { traces (job) { job -> Text, parent -> Text, ordered_at -> Nullable<BigInt>, } }
 diesel::table! { leases (name) { name -> Text, holder -> Text, until -> BigInt, } }
+diesel::allow_tables_to_appear_in_same_query!(machines, states);
+diesel::allow_tables_to_appear_in_same_query!(instances, states);
+diesel::allow_tables_to_appear_in_same_query!(jobs, states);
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);
 diesel::allow_tables_to_appear_in_same_query!(machine_labels, machines);

@@ -1,6 +1,8 @@
 //! Since when each object is in its state: written with the event that tells of the change, read by alert rules. It
 //! never decides anything about the object itself; its own row does.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 
@@ -9,6 +11,9 @@ use super::{
     schema::{instances, jobs, machines, states},
     time,
 };
+
+/// Ids looked up in one query: databases take some thousands of parameters, not all that there may be.
+const KEYS: usize = 500;
 
 /// Notes that an object (`machine`, `instance`, `job`, `site`) entered a state.
 ///
@@ -32,6 +37,31 @@ pub fn enter(
             .execute(connection)?;
     }
     Ok(())
+}
+
+/// The states that objects of those ids entered last, and when; what never told of a state is not among them.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_ids(
+    connection: &mut Database,
+    object: &str,
+    ids: &[String],
+) -> StoreResult<HashMap<String, (String, DateTime<Utc>)>> {
+    use states::dsl;
+    let mut found = HashMap::new();
+    for ids in ids.chunks(KEYS) {
+        let rows: Vec<(String, String, i64)> = dsl::states
+            .filter(dsl::object.eq(object))
+            .filter(dsl::id.eq_any(ids))
+            .select((dsl::id, dsl::state, dsl::since))
+            .load(connection)?;
+        found.extend(
+            rows.into_iter()
+                .map(|(id, state, since)| (id, (state, time(since)))),
+        );
+    }
+    Ok(found)
 }
 
 /// Forgets an object that was deleted.

@@ -18,7 +18,7 @@ use slipway_control_plane::{
 
 impl Server {
     /// Makes a user with grants; gives back their key.
-    async fn user(&mut self, name: &str, grants: &[(&str, &str)]) -> String {
+    pub(crate) async fn user(&self, name: &str, grants: &[(&str, &str)]) -> String {
         let body = json!({ "name": name, "password": format!("{name} has a long password") });
         let (status, answer) = self.post("/api/v1/users", body).await;
         assert_eq!(status, StatusCode::CREATED, "{answer}");

@@ -24,9 +24,12 @@ use slipway_tests::{
 #[derive(Parser)]
 #[command(name = "slipway-bench-lists", version, about)]
 struct Cli {
-    /// Machines, with as many instances and jobs; a thousand machines a site
+    /// Machines, with as many instances and jobs
     #[arg(long, default_value_t = 100_000)]
     machines: u32,
+    /// Machines of a site
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    machines_per_site: u32,
     /// sqlite or postgres
     #[arg(long, default_value = "sqlite")]
     database: Database,
@@ -35,15 +38,15 @@ struct Cli {
     requests: u32,
 }
 
-/// Rows by recursion, which SQLite and PostgreSQL write alike; `{n}` is how many.
+/// Rows by recursion, which SQLite and PostgreSQL write alike; `{n}` is how many, `{per}` how many a site has.
 const ROWS: &[&str] = &[
     "INSERT INTO sites (id, revision, config, online, created_at)
-     WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ({n} + 999) / 1000)
+     WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ({n} + {per} - 1) / {per})
      SELECT 's-' || CAST(i AS TEXT), 1, '{\"description\":\"\",\"discover\":false,\"subnets\":[]}', FALSE, 0 FROM n",
     "INSERT INTO machines (id, name, site, state, address, details, version, created_at)
      WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {n})
      SELECT '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT), 'm-' || CAST(1000000 + i AS TEXT),
-        's-' || CAST(i / 1000 AS TEXT), 'available',
+        's-' || CAST(i / {per} AS TEXT), 'available',
         '10.' || CAST(i / 65536 AS TEXT) || '.' || CAST((i / 256) % 256 AS TEXT) || '.' || CAST(i % 256 AS TEXT),
         '{\"macs\":[\"02:00:00:00:00:01\"],\"firmware\":\"uefi\",\"bmc\":null,\"labels\":{\"rack\":\"r1\"},\"inventory\":null}',
         1, 0 FROM n",
@@ -53,15 +56,19 @@ const ROWS: &[&str] = &[
     "INSERT INTO instances (id, name, site, machine, image, state, job, wish, created_at, project)
      WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {n})
      SELECT '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 'i-' || CAST(i AS TEXT),
-        's-' || CAST(i / 1000 AS TEXT), '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT),
+        's-' || CAST(i / {per} AS TEXT), '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT),
         '0000000000000000000000000000000000000000000000000000000000000000', 'running',
         '00000000-0000-7000-a000-' || CAST(100000000000 + i AS TEXT),
         '{\"machine\":null,\"disk\":{},\"user\":\"u\",\"ssh_keys\":[],\"user_data\":null}', 0, 'default' FROM n",
     "INSERT INTO jobs (id, instance, site, machine, state, deadline, created_at, finished_at)
      WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {n})
      SELECT '00000000-0000-7000-a000-' || CAST(100000000000 + i AS TEXT),
-        '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 's-' || CAST(i / 1000 AS TEXT),
+        '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 's-' || CAST(i / {per} AS TEXT),
         '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT), 'done', 0, 0, 0 FROM n",
+    "UPDATE jobs SET state = 'running', finished_at = NULL WHERE id LIKE '%99'",
+    "UPDATE jobs SET state = 'failed', finished_at = 4102444800000000 WHERE id LIKE '%97'",
+    "INSERT INTO states (object, id, state, since) SELECT 'machine', id, state, 0 FROM machines
+     UNION ALL SELECT 'instance', id, state, 0 FROM instances UNION ALL SELECT 'job', id, state, 0 FROM jobs",
 ];
 
 /// Lists that the database narrows: some to a handful of rows, one to none.
@@ -91,8 +98,8 @@ fn narrowed(middle: u32) -> Vec<(&'static str, String)> {
 }
 
 /// What is asked; the middle of the range stands for any page.
-fn routes(machines: u32) -> Vec<(&'static str, String)> {
-    let (middle, site) = (machines / 2, machines / 2000);
+fn routes(machines: u32, per_site: u32) -> Vec<(&'static str, String)> {
+    let (middle, site) = (machines / 2, machines / per_site / 2);
     let id = |kind: &str| {
         format!(
             "00000000-0000-7000-{kind}-{}",
@@ -131,6 +138,7 @@ fn routes(machines: u32) -> Vec<(&'static str, String)> {
         ("list sites", "/api/v1/sites".to_owned()),
         ("list projects", "/api/v1/projects".to_owned()),
         ("list events", "/api/v1/events".to_owned()),
+        ("read overview", "/api/v1/overview".to_owned()),
         ("read metrics", "/metrics".to_owned()),
     ]
 }
@@ -148,7 +156,9 @@ async fn main() -> anyhow::Result<()> {
     let filled = Instant::now();
     for rows in ROWS {
         run_sql(
-            &rows.replace("{n}", &cli.machines.to_string()),
+            &rows
+                .replace("{n}", &cli.machines.to_string())
+                .replace("{per}", &cli.machines_per_site.to_string()),
             folder.path(),
             postgres.as_ref(),
         )?;
@@ -167,7 +177,7 @@ async fn main() -> anyhow::Result<()> {
         filled.elapsed().as_secs_f64()
     );
     println!("{:<28}{:>10}{:>10}{:>10}", "", "p50 ms", "p99 ms", "max ms");
-    for (name, path) in routes(cli.machines).into_iter().chain(narrowed(cli.machines / 2)) {
+    for (name, path) in routes(cli.machines, cli.machines_per_site).into_iter().chain(narrowed(cli.machines / 2)) {
         let mut times = Vec::new();
         for _ in 0..cli.requests {
             let begun = Instant::now();
