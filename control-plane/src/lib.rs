@@ -23,4 +23,5 @@ pub mod store;
 pub mod telemetry;
 pub mod upkeep;
 pub mod vault;
+pub mod web;
 pub mod workflow;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::Method,
+    http::{HeaderMap, Method, Uri},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
@@ -28,6 +28,7 @@ use crate::{
     error::{ApiError, Problem},
     metrics,
     telemetry::{self, Context, Span, span::Kind},
+    web,
 };
 
 /// The document's head.
@@ -76,6 +77,7 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
         ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
+            operation.operation_id = Some(operation_id(&method, path));
             let refusals = &mut operation.responses.responses;
             refusals.retain(|status, _| status.starts_with(['2', '3']));
             refusals.insert("default".to_owned(), problem());
@@ -86,6 +88,15 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
             }
         }
     }
+}
+
+/// An operation's id, by which programs made from the document name it: `get_machines_machine`. Ids must differ
+/// (OpenAPI 3.1, 4.8.10), and the names of our functions do not.
+fn operation_id(method: &Method, path: &str) -> String {
+    let words = path.trim_start_matches("/api/v1").split(|c: char| !c.is_ascii_alphanumeric());
+    let words = words.filter(|word| !word.is_empty());
+    let method = method.as_str().to_ascii_lowercase();
+    words.fold(method, |id, word| format!("{id}_{word}"))
 }
 
 type Routes = OpenApiRouter<Arc<App>>;
@@ -202,8 +213,12 @@ pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         Arc::clone(app),
         authenticate::guard,
     ));
+    let secure = app.config.public_url.starts_with("https:");
     let router = guarded
         .merge(open)
+        .fallback(move |method: Method, uri: Uri, headers: HeaderMap| async move {
+            web::page(&method, &uri, &headers, secure)
+        })
         .layer(middleware::from_fn_with_state(Arc::clone(app), traced))
         .layer(middleware::from_fn(measure))
         .layer(middleware::from_fn_with_state(Arc::clone(app), proxies::resolve))

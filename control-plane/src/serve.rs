@@ -62,7 +62,7 @@ pub async fn run(
     let mails = tokio::spawn(send_mails(Arc::clone(&app), mailer, stop.clone()));
     if let Some(token) = auth::prepare_setup(&app).await? {
         announce(&format!(
-            "{}/setup?token={}",
+            "{}/setup#token={}",
             app.config.public_url,
             token.reveal()
         ));

@@ -209,7 +209,7 @@ const MOST_LABELS: usize = 16;
 #[into_params(parameter_in = Query)]
 pub struct LabelFilter {
     /// With this label, as NAME=VALUE; may be repeated, up to 16 times: all are meant
-    #[param(max_items = 16)]
+    #[param(max_items = 16, required = false)]
     pub label: Vec<String>,
 }
 
