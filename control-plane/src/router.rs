@@ -21,8 +21,8 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, addresses, alerts, audit, emergency_codes, events, images, instance_batches,
-        instances, jobs, machine_changes, machine_import, machine_types, machines, overview, projects,
-        rescue, signing_keys, sites, sso, stock, users, webhooks,
+        instance_lists, instances, jobs, machine_changes, machine_import, machine_lists, machine_types,
+        machines, overview, projects, rescue, signing_keys, sites, sso, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -150,7 +150,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(addresses::list))
         .routes(routes!(addresses::reserve))
         .routes(routes!(addresses::unreserve))
-        .routes(routes!(machines::create, machines::list))
+        .routes(routes!(machines::create, machine_lists::list))
         .routes(routes!(machines::get, machine_changes::update, machines::delete))
         .routes(routes!(machine_import::import))
         .routes(routes!(machine_changes::move_by))
@@ -169,7 +169,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machine_types::preview))
         .routes(routes!(images::upload, images::list))
         .routes(routes!(images::get, images::update, images::delete))
-        .routes(routes!(instances::create, instances::list))
+        .routes(routes!(instances::create, instance_lists::list))
         .routes(routes!(instance_batches::create))
         .routes(routes!(instance_batches::begin))
         .routes(routes!(instances::get, instances::update, instances::delete))

@@ -20,9 +20,9 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Body, List, Page, Path, Query, jobs::JobView, parse, since};
+use super::{Body, Path, Query, jobs::JobView, parse, since};
 use crate::{
-    access::{Caller, Permission},
+    access::Caller,
     app::App,
     domain::{
         self,
@@ -32,7 +32,7 @@ use crate::{
     error::ApiError,
     store::{
         Database, StoreError, StoreResult, images,
-        instances::{self, Filter, Instance},
+        instances::Instance,
         jobs::{self, Job},
         machines,
     },
@@ -148,7 +148,7 @@ fn view(db: &mut Database, instance: Instance) -> StoreResult<InstanceView> {
 }
 
 /// The views of a page, by four queries however long it is.
-fn views(db: &mut Database, page: Vec<Instance>) -> StoreResult<Vec<InstanceView>> {
+pub(super) fn views(db: &mut Database, page: Vec<Instance>) -> StoreResult<Vec<InstanceView>> {
     let ids = page.iter().filter_map(|i| i.machine.map(|id| id.to_string()));
     let machines = machines::names(db, ids.collect())?;
     let images = images::names(db, page.iter().map(|i| i.image.to_string()).collect())?;
@@ -281,43 +281,6 @@ pub(super) fn into_new(names: Vec<String>, new: NewInstanceBody) -> Result<NewIn
         ssh_keys: new.ssh_keys,
         user_data: new.user_data.map(Secret::new),
     })
-}
-
-/// Which instances.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(default)]
-pub struct InstanceFilter {
-    /// In one project
-    pub project: Option<String>,
-    /// At one site
-    pub site: Option<String>,
-    /// In one state
-    pub state: Option<InstanceState>,
-}
-
-/// Lists instances, oldest first.
-#[utoipa::path(get, path = "/api/v1/instances", tag = "instances", params(Page, InstanceFilter),
-    responses((status = 200, body = List<InstanceView>)))]
-pub async fn list(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Query(page): Query<Page>,
-    Query(filter): Query<InstanceFilter>,
-) -> Result<Json<List<InstanceView>>, ApiError> {
-    let (limit, cursor) = (page.limit(), page.cursor());
-    let visible = caller.visible(Permission::InstancesRead);
-    let filter = Filter {
-        project: filter.project,
-        site: filter.site,
-        state: filter.state,
-    };
-    let items = app.store.read(move |db| {
-        let rows = instances::list(db, (&filter, &visible), &cursor, limit)?;
-        views(db, rows)
-    });
-    Ok(Json(List::page(items.await?, limit, |i: &InstanceView| {
-        i.id.clone()
-    })))
 }
 
 /// Shows an instance, by id or name.

@@ -11,13 +11,16 @@ use slipway_protocol::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{List, Page, Path, Query, since};
+use super::{List, Page, Path, Query, ordering, since};
 use crate::{
     access::{Caller, Permission},
     app::App,
     domain::{self, jobs::Followed},
     error::ApiError,
-    store::jobs::{self, Filter, Job},
+    store::{
+        job_lists::{self, Filter},
+        jobs::Job,
+    },
     workflow::state::{JobKind, JobState},
 };
 
@@ -118,9 +121,24 @@ pub struct JobFilter {
     pub site: Option<String>,
     /// In one state
     pub state: Option<JobState>,
+    /// Whose id begins with this text, or whose machine's or instance's name holds it, in small or great letters; looks at
+    /// each job
+    pub q: Option<String>,
+    /// Order: `created_at`, `state` or `site`, with a leading `-` for the other way round; newest first if left out. A cursor
+    /// goes with its order
+    pub sort: Option<String>,
 }
 
-/// Lists jobs, newest first, without their steps.
+/// A job's value of what a list is ordered by.
+fn value(job: &JobView, word: &str) -> String {
+    match word {
+        "state" => job.state.word().to_owned(),
+        "site" => job.site.clone(),
+        _ => job.created_at.timestamp_micros().to_string(),
+    }
+}
+
+/// Lists jobs, newest first or in another order, without their steps.
 #[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", params(Page, JobFilter),
     responses((status = 200, body = List<JobView>)))]
 pub async fn list(
@@ -130,20 +148,28 @@ pub async fn list(
     Query(filter): Query<JobFilter>,
 ) -> Result<Json<List<JobView>>, ApiError> {
     let (limit, cursor) = (page.limit(), page.cursor());
+    let order = ordering::order(job_lists::KEYS, filter.sort.as_deref(), &cursor)?;
+    let asked = order.clone();
     let filter = Filter {
         site: filter.site,
         state: filter.state,
+        q: ordering::words(filter.q)?,
     };
     let visible = caller.visible(Permission::JobsRead);
     let items = app.store.read(move |db| {
-        let rows = jobs::list(db, (&filter, &visible), &cursor, limit)?;
+        let rows = match &asked {
+            Some(order) => job_lists::sorted(db, (&filter, &visible), order, limit)?,
+            None => job_lists::page(db, (&filter, &visible), &cursor, limit)?,
+        };
         let mut views: Vec<JobView> = rows.into_iter().map(|job| view((job, None))).collect();
         since::date(db, &mut views)?;
         Ok::<_, ApiError>(views)
     });
-    Ok(Json(List::page(items.await?, limit, |job: &JobView| {
-        job.id.clone()
-    })))
+    let next = |job: &JobView| match &order {
+        Some(order) => ordering::cursor(order, &value(job, order.key.word), &job.id),
+        None => job.id.clone(),
+    };
+    Ok(Json(List::page(items.await?, limit, next)))
 }
 
 /// Waiting for news.

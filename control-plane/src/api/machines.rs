@@ -20,9 +20,9 @@ use slipway_protocol::{
     order::BmcDriver,
     seal::Secret,
 };
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::{Body, List, MAX_PAGE, Page, Path, Query, parse, since};
+use super::{Body, List, MAX_PAGE, Path, parse, since};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
@@ -31,7 +31,6 @@ use crate::{
     store::{
         discovered,
         events::{Event, Filter, Order},
-        machine_lists,
         machines::{BmcDetails, Machine},
         orders, reports,
     },
@@ -187,86 +186,6 @@ pub async fn create(
         StatusCode::CREATED,
         Json(since::dated(&app, view(machine)).await?),
     ))
-}
-
-/// Which machines.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(default)]
-pub struct MachineFilter {
-    /// Of one site
-    pub site: Option<String>,
-    /// In one state
-    pub state: Option<MachineState>,
-    /// Of one type
-    pub machine_type: Option<String>,
-}
-
-/// Most labels that a list is narrowed by.
-const MOST_LABELS: usize = 16;
-
-/// Which labels machines have.
-#[derive(Debug, Default, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct LabelFilter {
-    /// With this label, as NAME=VALUE; may be repeated, up to 16 times: all are meant
-    #[param(max_items = 16, required = false)]
-    pub label: Vec<String>,
-}
-
-impl<'de> Deserialize<'de> for LabelFilter {
-    /// A name may come more than once in a query, which a derived reader does not take.
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let pairs = Vec::<(String, String)>::deserialize(deserializer)?;
-        let labels = pairs.into_iter().filter(|(name, _)| name == "label");
-        let label = labels.map(|(_, label)| label).collect();
-        Ok(Self { label })
-    }
-}
-
-impl LabelFilter {
-    /// Names and values.
-    fn pairs(self) -> Result<Vec<(String, String)>, ApiError> {
-        if self.label.len() > MOST_LABELS {
-            let what = format!("label: at most {MOST_LABELS} can be asked for at once");
-            return Err(ApiError::Bad("query", what));
-        }
-        let pair = |label: String| match label.split_once('=') {
-            Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-            _ => Err(ApiError::Bad(
-                "query",
-                format!("label: `{label}` is not NAME=VALUE"),
-            )),
-        };
-        self.label.into_iter().map(pair).collect()
-    }
-}
-
-/// Lists machines by name.
-#[utoipa::path(get, path = "/api/v1/machines", tag = "machines", params(Page, MachineFilter, LabelFilter),
-    responses((status = 200, body = List<MachineView>), (status = 400)))]
-pub async fn list(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Query(page): Query<Page>,
-    Query(filter): Query<MachineFilter>,
-    Query(labels): Query<LabelFilter>,
-) -> Result<Json<List<MachineView>>, ApiError> {
-    let (limit, cursor) = (page.limit(), page.cursor());
-    let filter = machine_lists::Filter {
-        sites: caller.visible(Permission::MachinesRead).sites(filter.site),
-        state: filter.state,
-        machine_type: filter.machine_type,
-        labels: labels.pairs()?,
-    };
-    let items = app.store.read(move |db| {
-        let rows = machine_lists::page(db, &filter, &cursor, limit)?;
-        let mut views: Vec<MachineView> = rows.into_iter().map(view).collect();
-        since::date(db, &mut views)?;
-        Ok::<_, ApiError>(views)
-    });
-    Ok(Json(List::page(items.await?, limit, |m: &MachineView| {
-        m.name.clone()
-    })))
 }
 
 /// Shows a machine, by id or name.

@@ -66,7 +66,7 @@ pub struct Instance {
     pub locked: bool,
 }
 
-type Row = (
+pub(super) type Row = (
     String,
     String,
     String,
@@ -81,7 +81,7 @@ type Row = (
     Option<String>,
 );
 
-fn instance(row: Row) -> StoreResult<Instance> {
+pub(super) fn from_row(row: Row) -> StoreResult<Instance> {
     let (id, name, site, machine, image, state, job, wish, created_at, project, locked, _) = row;
     Ok(Instance {
         id: parse(&id)?,
@@ -150,7 +150,7 @@ pub fn waiting_for_type(connection: &mut Database, machine_type: &str) -> StoreR
 /// When the database fails.
 pub fn by_id(connection: &mut Database, id: InstanceId) -> StoreResult<Option<Instance>> {
     let row = instances::table.find(id.to_string()).first::<Row>(connection);
-    row.optional()?.map(instance).transpose()
+    row.optional()?.map(from_row).transpose()
 }
 
 /// One instance among those that may be seen: by id, or the newest of that name that is not released.
@@ -170,7 +170,7 @@ pub fn get(connection: &mut Database, id_or_name: &str, visible: &Visible) -> St
         })
     };
     if let Some(row) = by_id {
-        return Ok(Some(instance(row)?).filter(seen));
+        return Ok(Some(from_row(row)?).filter(seen));
     }
     let released = to_word(&InstanceState::Released)?;
     let by_name = dsl::instances
@@ -178,58 +178,12 @@ pub fn get(connection: &mut Database, id_or_name: &str, visible: &Visible) -> St
         .filter(dsl::state.ne(released));
     let rows = by_name.order(dsl::created_at.desc()).load::<Row>(connection)?;
     for row in rows {
-        let found = instance(row)?;
+        let found = from_row(row)?;
         if seen(&found) {
             return Ok(Some(found));
         }
     }
     Ok(None)
-}
-
-/// Which instances to list.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// In one project.
-    pub project: Option<String>,
-    /// At one site.
-    pub site: Option<String>,
-    /// In one state.
-    pub state: Option<InstanceState>,
-}
-
-/// Up to `limit` instances that may be seen and whose id comes after `after`, newest ids last.
-///
-/// # Errors
-/// When the database fails.
-pub fn list(
-    connection: &mut Database,
-    (filter, visible): (&Filter, &Visible),
-    after: &str,
-    limit: i64,
-) -> StoreResult<Vec<Instance>> {
-    use instances::dsl;
-    let mut query = dsl::instances
-        .filter(dsl::id.gt(after))
-        .order(dsl::id)
-        .limit(limit)
-        .into_boxed();
-    if let Visible::Only { sites, projects } = visible {
-        let (sites, projects): (Vec<String>, Vec<String>) = (
-            sites.iter().cloned().collect(),
-            projects.iter().cloned().collect(),
-        );
-        query = query.filter(dsl::site.eq_any(sites).or(dsl::project.eq_any(projects)));
-    }
-    if let Some(project) = &filter.project {
-        query = query.filter(dsl::project.eq(project.clone()));
-    }
-    if let Some(site) = &filter.site {
-        query = query.filter(dsl::site.eq(site.clone()));
-    }
-    if let Some(state) = filter.state {
-        query = query.filter(dsl::state.eq(to_word(&state)?));
-    }
-    query.load::<Row>(connection)?.into_iter().map(instance).collect()
 }
 
 /// Whether a project has an instance of that name that is not released.
@@ -269,7 +223,7 @@ pub fn in_state(
         query = query.filter(dsl::created_at.gt(micros(at)).or(same_time));
     }
     let rows = query.load::<Row>(connection)?;
-    rows.into_iter().map(instance).collect()
+    rows.into_iter().map(from_row).collect()
 }
 
 /// Whether an instance that is not released uses an image.
@@ -311,7 +265,7 @@ pub fn on_machines_at(
         .filter(dsl::site.eq(site.as_str()))
         .filter(dsl::machine.is_not_null())
         .filter(dsl::state.eq_any(states));
-    rows.load::<Row>(connection)?.into_iter().map(instance).collect()
+    rows.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
 
 /// Moves an instance on, if it still is in `from`; `false` otherwise.

@@ -12,10 +12,7 @@ use super::{
     schema::{instances, jobs},
     time, to_json, to_word,
 };
-use crate::{
-    access::Visible,
-    workflow::state::{JobKind, JobState},
-};
+use crate::workflow::state::{JobKind, JobState};
 
 /// A job.
 #[derive(Debug, Clone)]
@@ -46,7 +43,7 @@ pub struct Job {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-type Row = (
+pub(super) type Row = (
     String,
     String,
     String,
@@ -61,7 +58,7 @@ type Row = (
     Option<String>,
 );
 
-fn job(row: Row) -> StoreResult<Job> {
+pub(super) fn from_row(row: Row) -> StoreResult<Job> {
     let (
         id,
         instance,
@@ -123,7 +120,7 @@ pub fn get(connection: &mut Database, id: &str) -> StoreResult<Option<Job>> {
         .find(id)
         .first::<Row>(connection)
         .optional()?
-        .map(job)
+        .map(from_row)
         .transpose()
 }
 
@@ -133,50 +130,7 @@ pub fn get(connection: &mut Database, id: &str) -> StoreResult<Option<Job>> {
 /// When the database fails.
 pub fn of_ids(connection: &mut Database, ids: Vec<String>) -> StoreResult<Vec<Job>> {
     let rows = jobs::table.filter(jobs::id.eq_any(ids)).load::<Row>(connection)?;
-    rows.into_iter().map(job).collect()
-}
-
-/// Which jobs to list.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Of one site.
-    pub site: Option<String>,
-    /// In one state.
-    pub state: Option<JobState>,
-}
-
-/// Up to `limit` jobs that may be seen and whose id comes before `before` (all with an empty one), newest first.
-///
-/// # Errors
-/// When the database fails.
-pub fn list(
-    connection: &mut Database,
-    (filter, visible): (&Filter, &Visible),
-    before: &str,
-    limit: i64,
-) -> StoreResult<Vec<Job>> {
-    use jobs::dsl;
-    let mut query = dsl::jobs.order(dsl::id.desc()).limit(limit).into_boxed();
-    if let Visible::Only { sites, projects } = visible {
-        let (sites, projects): (Vec<String>, Vec<String>) = (
-            sites.iter().cloned().collect(),
-            projects.iter().cloned().collect(),
-        );
-        let theirs = instances::table
-            .filter(instances::project.eq_any(projects))
-            .select(instances::id);
-        query = query.filter(dsl::site.eq_any(sites).or(dsl::instance.eq_any(theirs)));
-    }
-    if !before.is_empty() {
-        query = query.filter(dsl::id.lt(before.to_owned()));
-    }
-    if let Some(site) = &filter.site {
-        query = query.filter(dsl::site.eq(site.clone()));
-    }
-    if let Some(state) = filter.state {
-        query = query.filter(dsl::state.eq(to_word(&state)?));
-    }
-    query.load::<Row>(connection)?.into_iter().map(job).collect()
+    rows.into_iter().map(from_row).collect()
 }
 
 /// Starts a queued job on a machine; `false` if it is not queued any more.
@@ -326,7 +280,7 @@ pub fn running_at(connection: &mut Database, site: &SiteId) -> StoreResult<Vec<J
         .filter(dsl::state.eq(to_word(&JobState::Running)?))
         .order(dsl::id)
         .load::<Row>(connection)?;
-    rows.into_iter().map(job).collect()
+    rows.into_iter().map(from_row).collect()
 }
 
 /// Up to 100 live jobs whose deadline is over, by deadline and id, after one of those.
@@ -354,5 +308,5 @@ pub fn overdue(
                 .or(dsl::deadline.eq(deadline).and(dsl::id.gt(id))),
         );
     }
-    query.load::<Row>(connection)?.into_iter().map(job).collect()
+    query.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }

@@ -16,7 +16,7 @@ use slipway_protocol::{
 
 use super::{
     Database, StoreResult, from_json, from_word, micros, parse,
-    schema::{machine_labels, machines, macs},
+    schema::{machine_labels, machine_words, machines, macs},
     time, to_json, to_word,
 };
 use crate::workflow::state::MachineState;
@@ -179,7 +179,28 @@ pub fn insert(connection: &mut Database, m: &Machine) -> StoreResult<()> {
         .values(row)
         .execute(connection)?;
     put_macs(connection, m)?;
+    put_words(connection, m)?;
     put_labels(connection, m.id, &m.details.labels)
+}
+
+/// Keeps once more what a machine is looked for by, in one narrow row: its own one is long.
+fn put_words(connection: &mut Database, m: &Machine) -> StoreResult<()> {
+    use machine_words::dsl;
+    let mut words = vec![m.name.clone(), m.address.to_string()];
+    words.extend(m.details.macs.iter().map(ToString::to_string));
+    words.extend(m.details.bmc.as_ref().map(|bmc| bmc.address.to_string()));
+    words.extend(
+        m.details
+            .inventory
+            .as_ref()
+            .and_then(|found| found.serial.clone()),
+    );
+    let (id, words) = (m.id.to_string(), words.join("\n").to_lowercase());
+    diesel::delete(dsl::machine_words.find(&id)).execute(connection)?;
+    diesel::insert_into(dsl::machine_words)
+        .values((dsl::machine.eq(&id), dsl::words.eq(&words)))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Keeps the ports a second time, where each is there but once.
@@ -302,6 +323,7 @@ pub fn update(connection: &mut Database, m: &Machine, version: u64) -> StoreResu
     }
     diesel::delete(macs::table.filter(macs::machine.eq(m.id.to_string()))).execute(connection)?;
     put_macs(connection, m)?;
+    put_words(connection, m)?;
     put_labels(connection, m.id, &m.details.labels)?;
     Ok(true)
 }
@@ -315,7 +337,10 @@ pub fn set_inventory(connection: &mut Database, id: MachineId, inventory: &Inven
     diesel::update(dsl::machines.find(id.to_string()))
         .set(dsl::inventory.eq(Some(to_json(inventory)?)))
         .execute(connection)?;
-    Ok(())
+    match get(connection, &id.to_string())? {
+        Some(machine) => put_words(connection, &machine),
+        None => Ok(()),
+    }
 }
 
 /// The machines of a site.

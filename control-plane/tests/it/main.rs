@@ -28,6 +28,7 @@ mod migrations;
 mod model;
 mod offline;
 mod openapi;
+mod ordering;
 mod overview;
 mod scheduler;
 mod signing_keys;

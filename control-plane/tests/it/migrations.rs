@@ -5,7 +5,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrati
 use slipway_control_plane::{
     access::{Permission, authenticate::held_by},
     auth,
-    store::{Store, StoreError, credentials, logins, users},
+    store::{Store, StoreError, credentials, logins, machine_lists, machines, users},
 };
 
 use crate::common::Postgres;
@@ -60,6 +60,58 @@ async fn holders_of_api_tokens_become_administrators() {
         assert_eq!(left.as_deref(), Some("setup"), "a set-up token stays one");
         let again = store.read(users::administrators).await;
         assert_eq!(again.unwrap(), 1, "two tokens of one name are one user");
+    }
+    tokio::task::spawn_blocking(move || drop(postgres)).await.unwrap();
+}
+
+/// Machines that were there before they could be looked for are found by everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_of_before_are_looked_for_too() {
+    const WORDS: &str = "SELECT count(*) AS n FROM machine_words";
+    let dir = tempfile::tempdir().unwrap();
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    for url in [dir.path().join("t.db").display().to_string(), postgres.url()] {
+        let store = Store::open(&url).await.unwrap();
+        let filled = store.transaction(|db| {
+            crate::scheduler::make_site(db, "bj-1")?;
+            crate::scheduler::make_machine(db, "bj-1")?;
+            let mut machine = machines::get(db, "m1")?.unwrap();
+            machine.details.bmc = Some(machines::BmcDetails {
+                driver: slipway_protocol::order::BmcDriver::Ipmi,
+                address: ([198, 51, 100, 7], 623).into(),
+                username: "u".into(),
+            });
+            assert!(machines::update(db, &machine, 1)?);
+            let inventory = slipway_protocol::inventory::Inventory {
+                serial: Some("SN-9".into()),
+                ..slipway_protocol::inventory::Inventory::default()
+            };
+            machines::set_inventory(db, machine.id, &inventory)
+        });
+        filled.await.unwrap();
+        drop(store);
+        if url.starts_with("postgres") {
+            let mut db = diesel::PgConnection::establish(&url).unwrap();
+            while diesel::sql_query(WORDS).execute(&mut db).is_ok() {
+                db.revert_last_migration(POSTGRES).unwrap();
+            }
+        } else {
+            let mut db = diesel::SqliteConnection::establish(&url).unwrap();
+            while diesel::sql_query(WORDS).execute(&mut db).is_ok() {
+                db.revert_last_migration(SQLITE).unwrap();
+            }
+        }
+        let store = Store::open(&url).await.unwrap();
+        for q in ["m1", "192.0.2.1", "02:00:00:00:00:01", "198.51.100.7:623", "sn-9"] {
+            let filter = machine_lists::Filter {
+                q: Some(q.to_owned()),
+                ..machine_lists::Filter::default()
+            };
+            let found = store
+                .read(move |db| machine_lists::page(db, &filter, "", 10))
+                .await;
+            assert_eq!(found.unwrap().len(), 1, "{url} {q}");
+        }
     }
     tokio::task::spawn_blocking(move || drop(postgres)).await.unwrap();
 }

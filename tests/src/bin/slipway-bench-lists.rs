@@ -69,6 +69,8 @@ const ROWS: &[&str] = &[
     "UPDATE jobs SET state = 'failed', finished_at = 4102444800000000 WHERE id LIKE '%97'",
     "INSERT INTO states (object, id, state, since) SELECT 'machine', id, state, 0 FROM machines
      UNION ALL SELECT 'instance', id, state, 0 FROM instances UNION ALL SELECT 'job', id, state, 0 FROM jobs",
+    "INSERT INTO machine_words (machine, words)
+     SELECT id, name || ' ' || address || ' 02:00:00:00:00:01 10.9.0.1:623 sn-' || name FROM machines",
 ];
 
 /// Lists that the database narrows: some to a handful of rows, one to none.
@@ -93,6 +95,29 @@ fn narrowed(middle: u32) -> Vec<(&'static str, String)> {
         (
             "list machines, all filters",
             "/api/v1/machines?state=available&label=hall=1&label=rack=none".to_owned(),
+        ),
+    ]
+}
+
+/// Lists in another order, and lists that hold a text: in one row, in many and in none.
+fn ordered(middle: u32) -> Vec<(&'static str, String)> {
+    let list = |what: &str| format!("/api/v1/{what}");
+    vec![
+        ("machines by state", list("machines?sort=-state")),
+        ("machines by type", list("machines?sort=machine_type")),
+        ("machines by age", list("machines?sort=-created_at")),
+        ("instances by name", list("instances?sort=name")),
+        ("jobs by state", list("jobs?sort=state")),
+        (
+            "machines, one serial",
+            list(&format!("machines?q=SN-m-{}", 1_000_000 + middle)),
+        ),
+        ("machines, common text", list("machines?q=m-1")),
+        ("machines, no such text", list("machines?q=nothing")),
+        ("instances, one name", list(&format!("instances?q=i-{middle}"))),
+        (
+            "jobs, one name",
+            list(&format!("jobs?q=m-{}", 1_000_000 + middle)),
         ),
     ]
 }
@@ -177,7 +202,9 @@ async fn main() -> anyhow::Result<()> {
         filled.elapsed().as_secs_f64()
     );
     println!("{:<28}{:>10}{:>10}{:>10}", "", "p50 ms", "p99 ms", "max ms");
-    for (name, path) in routes(cli.machines, cli.machines_per_site).into_iter().chain(narrowed(cli.machines / 2)) {
+    let asked = routes(cli.machines, cli.machines_per_site).into_iter();
+    let asked = asked.chain(narrowed(cli.machines / 2));
+    for (name, path) in asked.chain(ordered(cli.machines / 2)) {
         let mut times = Vec::new();
         for _ in 0..cli.requests {
             let begun = Instant::now();

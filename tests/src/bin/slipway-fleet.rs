@@ -37,7 +37,13 @@ struct Cli {
     /// Leave data and logs behind, as a run with broken promises does
     #[arg(long)]
     keep: bool,
+    /// Stay up until Ctrl-C, to be looked at in a browser
+    #[arg(long)]
+    stay: bool,
 }
+
+/// The password of the stay's administrator: of a fleet that lives on loopback and is gone with this program.
+const PASSWORD: &str = "look-at-the-fleet";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -87,6 +93,11 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
         println!("data and logs are in {}", fleet.keep().display());
     }
     println!("{}", ran?);
+    if cli.stay {
+        fleet.let_in(PASSWORD).await?;
+        println!("{} is up until Ctrl-C; sign in as demo, {PASSWORD}", fleet.api.base());
+        tokio::signal::ctrl_c().await?;
+    }
     Ok(if good {
         ExitCode::SUCCESS
     } else {

@@ -279,6 +279,18 @@ impl Fleet {
         all
     }
 
+    /// Gives the first administrator a password, for those who come by a browser.
+    ///
+    /// # Errors
+    /// When the control plane refuses it.
+    pub async fn let_in(&self, password: &str) -> anyhow::Result<()> {
+        let change = json!({ "password": password });
+        self.api
+            .call(reqwest::Method::PATCH, "/api/v1/users/demo", Some(change))
+            .await?;
+        Ok(())
+    }
+
     /// The processes that ended by themselves, which none should.
     #[must_use]
     pub fn ended(&self) -> Vec<String> {
