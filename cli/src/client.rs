@@ -63,6 +63,12 @@ impl Client {
         self.call(Method::PUT, path, Some(body)).await
     }
 
+    /// An answer that is asked for with more than a path.
+    pub(crate) async fn asked(&self, path: &str, asked: &[(&str, Option<String>)]) -> anyhow::Result<Value> {
+        let request = self.http.get(format!("{}{path}", self.url));
+        self.send(request.query(asked)).await
+    }
+
     /// A list that `filters` narrow, every page of it in one.
     pub(crate) async fn all(&self, path: &str, filters: &[(&str, Option<String>)]) -> anyhow::Result<Value> {
         self.last(path, filters, usize::MAX).await

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     access, account, alerts, apply, audit, client::Client, config, events, images, jobs, life, machine_types,
-    machines, output::Format, session, signing_keys, sites, stock, watch, webhooks,
+    machines, output::Format, search, session, signing_keys, sites, stock, watch, webhooks,
 };
 
 /// Provisions bare metal over many sites: the command line of Slipway.
@@ -60,6 +60,10 @@ enum Command {
     /// The keys that orders are signed by
     #[command(subcommand)]
     SigningKey(signing_keys::SigningKey),
+    /// Look for something by a part of its name, address, serial number or id
+    Search(search::Search),
+    /// Everything you may see, counted site by site
+    Overview,
     /// Sites
     #[command(subcommand)]
     Site(sites::Site),
@@ -154,6 +158,8 @@ async fn carry_out(client: &Client, output: Format, command: Command) -> anyhow:
         Command::Apply(apply) => apply::run(client, output, apply).await,
         Command::Audit(audit) => audit::run(client, output, audit).await,
         Command::SigningKey(command) => signing_keys::run(client, output, command).await,
+        Command::Search(what) => search::search(client, output, what).await,
+        Command::Overview => search::overview(client, output).await,
         Command::Site(site) => sites::run(client, output, site).await,
         Command::Machine(machine) => machines::run(client, output, machine).await,
         Command::MachineType(what) => machine_types::run(client, output, what).await,

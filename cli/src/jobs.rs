@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::{
     client::Client,
+    ordering::Ordering,
     output::{self, Format},
     progress,
 };
@@ -26,6 +27,8 @@ pub(crate) enum Job {
         /// queued, running, done, failed or cancelled
         #[arg(long)]
         state: Option<String>,
+        #[command(flatten)]
+        ordering: Ordering,
     },
     /// Show a job
     Show { job: String },
@@ -56,8 +59,13 @@ const COLUMNS: [(&str, &str); 7] = [
 pub(crate) async fn run(client: &Client, format: Format, job: Job) -> anyhow::Result<ExitCode> {
     let of = |job: &str, what: &str| format!("/api/v1/jobs/{job}{what}");
     let answer = match job {
-        Job::List { site, state } => {
-            let filters = [("site", site), ("state", state)];
+        Job::List {
+            site,
+            state,
+            ordering,
+        } => {
+            let [q, sort] = ordering.asked();
+            let filters = [("site", site), ("state", state), q, sort];
             client.page("/api/v1/jobs", &filters, None).await?
         }
         Job::Show { job } => {

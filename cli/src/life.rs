@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     client::Client,
     labels::{self, Pair},
+    ordering::Ordering,
     output::{self, Format},
     terminal::{self, FromStdin},
     work::{self, Work},
@@ -33,6 +34,8 @@ pub(crate) enum Instance {
         /// In one state, as in running or failed
         #[arg(long)]
         state: Option<String>,
+        #[command(flatten)]
+        ordering: Ordering,
     },
     /// Show an instance
     Show { instance: String },
@@ -316,8 +319,14 @@ fn new_instances(new: NewInstance) -> anyhow::Result<Value> {
 /// What needs no work on a machine.
 async fn at_once(client: &Client, instance: Instance) -> anyhow::Result<Value> {
     let (instance, change) = match instance {
-        Instance::List { project, site, state } => {
-            let filters = [("project", project), ("site", site), ("state", state)];
+        Instance::List {
+            project,
+            site,
+            state,
+            ordering,
+        } => {
+            let [q, sort] = ordering.asked();
+            let filters = [("project", project), ("site", site), ("state", state), q, sort];
             return client.all("/api/v1/instances", &filters).await;
         }
         Instance::Rename { instance, name } => (instance, json!({ "name": name })),
@@ -565,6 +574,10 @@ mod tests {
             (
                 "list --project web --state failed",
                 "GET /api/v1/instances?limit=1000&project=web&state=failed ",
+            ),
+            (
+                "list --q shop --sort -name",
+                "GET /api/v1/instances?limit=1000&q=shop&sort=-name ",
             ),
         ];
         for (words, expected) in cases {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     client::Client,
     labels::{self, Pair},
+    ordering::Ordering,
     output::{self, Format},
     terminal,
 };
@@ -79,6 +80,8 @@ pub(crate) struct Filters {
     /// With this label, as NAME=VALUE; may be repeated: all are meant
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = labels::pair)]
     labels: Vec<Pair>,
+    #[command(flatten)]
+    ordering: Ordering,
 }
 
 impl Filters {
@@ -91,7 +94,8 @@ impl Filters {
         ];
         let labels = self.labels.into_iter();
         let labels = labels.map(|(name, value)| ("label", Some(format!("{name}={value}"))));
-        one.into_iter().chain(labels).collect()
+        let ordering = self.ordering.asked();
+        one.into_iter().chain(labels).chain(ordering).collect()
     }
 }
 

@@ -22,7 +22,8 @@ use crate::{
     api::{
         NO_NUL, access, account, addresses, alerts, audit, emergency_codes, events, images, instance_batches,
         instance_lists, instances, jobs, machine_changes, machine_import, machine_lists, machine_types,
-        machines, overview, projects, rescue, signing_keys, sites, sso, stock, users, webhooks,
+        machines, overview, projects, rescue, search, signing_keys, sites, sso, stock, users, views,
+        webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -123,6 +124,8 @@ fn people_routes() -> Routes {
         .routes(routes!(account::remove_key))
         .routes(routes!(account::ssh_keys, account::add_ssh_key))
         .routes(routes!(account::remove_ssh_key))
+        .routes(routes!(views::list))
+        .routes(routes!(views::put, views::delete))
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::get, users::update, users::delete))
         .routes(routes!(users::grant))
@@ -159,6 +162,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machines::history))
         .routes(routes!(machines::discovered))
         .routes(routes!(overview::get))
+        .routes(routes!(search::search))
         .routes(routes!(stock::list))
         .routes(routes!(machine_types::list))
         .routes(routes!(

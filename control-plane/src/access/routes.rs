@@ -48,6 +48,9 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/me/ssh-keys", Login),
     ("POST", "/api/v1/me/ssh-keys", Login),
     ("DELETE", "/api/v1/me/ssh-keys/{key}", Login),
+    ("GET", "/api/v1/me/views", Login),
+    ("PUT", "/api/v1/me/views/{view}", Login),
+    ("DELETE", "/api/v1/me/views/{view}", Login),
     ("GET", "/api/v1/users", Global(P::UsersRead)),
     ("POST", "/api/v1/users", Global(P::UsersWrite)),
     ("GET", "/api/v1/users/{user}", Global(P::UsersRead)),
@@ -95,6 +98,8 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/audit", Global(P::AuditRead)),
     // Counts what the caller may see, and nothing for who may see nothing.
     ("GET", "/api/v1/overview", Login),
+    // Looks at what the caller may see alone.
+    ("GET", "/api/v1/search", Login),
     ("GET", "/api/v1/sites", Permission(P::SitesRead)),
     ("POST", "/api/v1/sites", Permission(P::SitesWrite)),
     ("GET", "/api/v1/sites/{site}", Permission(P::SitesRead)),

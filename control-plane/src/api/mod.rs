@@ -21,12 +21,14 @@ mod ordering;
 pub mod overview;
 pub mod projects;
 pub mod rescue;
+pub mod search;
 pub mod signing_keys;
 mod since;
 pub mod sites;
 pub mod sso;
 pub mod stock;
 pub mod users;
+pub mod views;
 pub mod webhooks;
 
 use axum::{

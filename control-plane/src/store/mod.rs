@@ -35,6 +35,7 @@ pub mod projects;
 pub mod reports;
 pub mod reservations;
 mod schema;
+pub mod search;
 pub mod settings;
 pub mod signing_keys;
 pub mod sites;
@@ -43,6 +44,7 @@ pub mod stock;
 pub mod traces;
 pub mod upkeep;
 pub mod users;
+pub mod views;
 pub mod webhooks;
 
 pub use connection::Database;

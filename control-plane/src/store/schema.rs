@@ -324,6 +324,16 @@ diesel::table! {
     }
 }
 diesel::table! { traces (job) { job -> Text, parent -> Text, ordered_at -> Nullable<BigInt>, } }
+diesel::table! {
+    saved_views (holder, name) {
+        holder -> Text,
+        name -> Text,
+        page -> Text,
+        query -> Text,
+        shown -> Nullable<Text>,
+        saved_at -> BigInt,
+    }
+}
 diesel::table! { leases (name) { name -> Text, holder -> Text, until -> BigInt, } }
 diesel::allow_tables_to_appear_in_same_query!(machines, states);
 diesel::allow_tables_to_appear_in_same_query!(instances, states);

@@ -130,16 +130,17 @@ pub fn list(db: &mut Database, after: &str, limit: i64) -> StoreResult<Vec<User>
     Ok(rows.load::<Row>(db)?.into_iter().map(user).collect())
 }
 
-/// Removes a user, with their keys, sessions and grants.
+/// Removes a user, with their keys, sessions, saved views and grants.
 ///
 /// # Errors
 /// When the database fails.
 pub fn delete(db: &mut Database, id: &str) -> StoreResult<bool> {
-    use super::schema::{api_keys, sessions, ssh_keys};
+    use super::schema::{api_keys, saved_views, sessions, ssh_keys};
     diesel::delete(grants::table.filter(grants::holder.eq(id))).execute(db)?;
     diesel::delete(sessions::table.filter(sessions::holder.eq(id))).execute(db)?;
     diesel::delete(api_keys::table.filter(api_keys::holder.eq(id))).execute(db)?;
     diesel::delete(ssh_keys::table.filter(ssh_keys::holder.eq(id))).execute(db)?;
+    diesel::delete(saved_views::table.filter(saved_views::holder.eq(id))).execute(db)?;
     Ok(diesel::delete(users::table.find(id)).execute(db)? == 1)
 }
 

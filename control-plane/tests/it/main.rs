@@ -31,6 +31,7 @@ mod openapi;
 mod ordering;
 mod overview;
 mod scheduler;
+mod search;
 mod signing_keys;
 mod small;
 mod sso;
