@@ -14,12 +14,15 @@ EDGE_OUT := $(OUT)/edge
 export SLIPWAY_EDGE_IMAGE := $(EDGE_OUT)/slipway-edge.raw
 export SLIPWAY_SCHEMATHESIS := $(OUT)/python/bin/schemathesis
 export SLIPWAY_PYTHON := $(OUT)/python-examples/bin/python
+NODE := $(OUT)/nodejs/bin
+export SLIPWAY_NODE := $(NODE)/node
+WEB := control-plane/web
 export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
 SIM ?= --seeds 100000
 
-.PHONY: help deps tools build agent liveos guest-images edge-package edge-image parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
+.PHONY: help deps tools build agent web liveos guest-images edge-package edge-image parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,7 +42,17 @@ $(SLIPWAY_OIDC_PROVIDER): $(wildcard control-plane/tests/oidc/*)
 
 tools: deps $(SLIPWAY_SCHEMATHESIS) $(SLIPWAY_PYTHON) $(SLIPWAY_OIDC_PROVIDER) ## Installs what the tests need from PyPI and npm, into the target folder
 
-build: deps ## Builds the binaries
+$(WEB)/node_modules: $(WEB)/package-lock.json
+	@deploy/node.sh $(OUT)/nodejs
+	@cd $(WEB) && PATH="$(NODE):$$PATH" npm ci --no-audit --no-fund --loglevel error && touch node_modules
+
+$(WEB)/dist/index.html: $(WEB)/node_modules docs/openapi.json $(wildcard $(WEB)/*.ts $(WEB)/*.html $(WEB)/package.json) $(shell find $(WEB)/src $(WEB)/public -type f ! -name schema.d.ts)
+	@cd $(WEB) && PATH="$(NODE):$$PATH" npm run --silent build
+
+web: deps ## Builds the web UI, which the control plane's build then embeds
+	@$(MAKE) -s -o deps $(WEB)/dist/index.html
+
+build: deps web ## Builds the binaries
 	cargo build --locked --workspace --bins
 	@mkdir -p $(BINARIES)
 	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists slipway-bench-reconnect; do \
@@ -87,8 +100,9 @@ fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machin
 sim: ## Runs simulated fault schedules, as SIM="--seeds 100000 --from 0" or SIM="--replay SEED"
 	cargo run --locked --release -p slipway-tests --bin slipway-sim -- $(SIM)
 
-lint: ## Format, lints
+lint: web ## Format, lints, the web UI's unit tests
 	cargo fmt --all --check
+	@cd $(WEB) && PATH="$(NODE):$$PATH" npm run --silent lint && PATH="$(NODE):$$PATH" npm run --silent test
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 man: build ## Writes the manual pages and says where

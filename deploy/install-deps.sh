@@ -15,6 +15,7 @@ packages="
   syslinux syslinux-common systemd-boot-efi
   openssh-client curl jq ca-certificates tftp-hpa gcc libc6-dev make git openssl sqlite3 procps
   python3 python3-venv
+  chromium fonts-liberation fonts-wqy-zenhei
 "
 # Node may come from elsewhere than Debian; then it brings its own npm, which Debian's would not go with.
 command -v npm > /dev/null || packages="$packages nodejs npm"

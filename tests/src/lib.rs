@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod appliance;
+pub mod browser;
 pub mod fleet;
 pub mod handbook;
 pub mod newcomer;

@@ -120,6 +120,22 @@ impl World {
         parts: Parts,
         (api_at, edge_address): (SocketAddr, Ipv4Addr),
     ) -> anyhow::Result<Self> {
+        let (mut world, setup) = Self::fresh(name, (spec, simulated), parts, api_at).await?;
+        world.api.set_up(&setup).await?;
+        world.make_site(edge_address).await?;
+        Ok(world)
+    }
+
+    /// The same up to a control plane that nobody has set up yet, with its set-up token.
+    ///
+    /// # Errors
+    /// When any part of it does not come up; nothing is left then.
+    pub async fn fresh(
+        name: &str,
+        (spec, simulated): (&Spec, u8),
+        parts: Parts,
+        api_at: SocketAddr,
+    ) -> anyhow::Result<(Self, String)> {
         slipway_bus::tls::install_provider();
         let id = LabId::new("/var/tmp/slipway-lab", name)?;
         let spec = Spec {
@@ -148,9 +164,7 @@ impl World {
         world.start_control_plane()?;
         world.forward(listener)?;
         let setup = world.wait_for_setup_token().await?;
-        world.api.set_up(&setup).await?;
-        world.make_site(edge_address).await?;
-        Ok(world)
+        Ok((world, setup))
     }
 
     fn forward(&self, listener: TcpListener) -> anyhow::Result<()> {
@@ -277,8 +291,15 @@ impl World {
     }
 
     async fn join(&self) -> anyhow::Result<()> {
+        self.join_with(&self.token().await?)
+    }
+
+    /// Lets the edge join by this token.
+    ///
+    /// # Errors
+    /// When the token is refused.
+    pub fn join_with(&self, token: &str) -> anyhow::Result<()> {
         use std::io::Write as _;
-        let token = self.token().await?;
         let mut child = self
             .edge_command()?
             .args(["join", "-"])
@@ -353,6 +374,12 @@ impl World {
             .context("no job in the answer")?
             .to_owned();
         Ok((accepted["instance"].clone(), job))
+    }
+
+    /// Path of a guest's image.
+    #[must_use]
+    pub fn guest(&self, name: &str) -> PathBuf {
+        self.parts.guest(name)
     }
 
     /// Uploads a guest image under its own name.
@@ -457,7 +484,4 @@ impl Drop for World {
             eprintln!("--- console of m1\n{}", self.console(0));
         }
         if let Err(error) = down(&self.id, Disks::Remove) {
-            eprintln!("the lab is not wholly down: {error}; run `make clean-lab`");
-        }
-    }
-}
+            eprintln!("the lab is not wholly down: {error}; run `make clean-lab

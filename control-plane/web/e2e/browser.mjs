@@ -17,19 +17,26 @@ export function launch() {
  * A page of a new browser profile at `url`, with what went wrong on it in `page.faults`.
  * `tolerate` may say of a fault that it belongs to the test, as when the control plane is killed.
  */
-export async function visitor(browser, url, { language = 'en', theme = 'light', width = 1280, height = 720, tolerate = () => false } = {}) {
+export async function visitor(
+  browser,
+  url,
+  { language = 'en', theme = 'light', width = 1280, height = 720, tolerate = () => false } = {},
+) {
   const context = await browser.newContext({ viewport: { width, height }, baseURL: url, colorScheme: theme })
   await context.addInitScript(
     ([words, tone]) => {
-      localStorage.getItem('slipway.language') ?? localStorage.setItem('slipway.language', words)
-      localStorage.getItem('slipway.theme') ?? localStorage.setItem('slipway.theme', tone)
+      // What the visitor chooses on a page stays chosen.
+      if (!localStorage.getItem('slipway.language')) localStorage.setItem('slipway.language', words)
+      if (!localStorage.getItem('slipway.theme')) localStorage.setItem('slipway.theme', tone)
     },
     [language, theme],
   )
   const page = await context.newPage()
   page.setDefaultTimeout(15_000)
   page.faults = []
-  const note = (fault) => tolerate(fault) || page.faults.push(fault)
+  const note = (fault) => {
+    if (!tolerate(fault)) page.faults.push(fault)
+  }
   page.on('console', (message) => message.type() === 'error' && note(`console: ${message.text()}`))
   page.on('pageerror', (error) => note(`script: ${error.message}`))
   page.on('requestfailed', (request) => {
@@ -39,7 +46,8 @@ export async function visitor(browser, url, { language = 'en', theme = 'light', 
   })
   page.on('request', (request) => {
     const to = new URL(request.url())
-    if (!['data:', 'blob:'].includes(to.protocol) && to.origin !== new URL(url).origin) note(`stranger: ${request.url()}`)
+    if (!['data:', 'blob:'].includes(to.protocol) && to.origin !== new URL(url).origin)
+      note(`stranger: ${request.url()}`)
   })
   return page
 }

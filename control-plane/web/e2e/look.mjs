@@ -6,7 +6,12 @@ import { mkdir } from 'node:fs/promises'
 import { AxeBuilder } from '@axe-core/playwright'
 import { LANGUAGES, launch, settled, signIn, THEMES, visitor } from './browser.mjs'
 
-const { SLIPWAY_URL: url, SLIPWAY_NAME: name, SLIPWAY_PASSWORD: password, SLIPWAY_SHOTS: folder } = process.env
+const {
+  SLIPWAY_URL: url,
+  SLIPWAY_NAME: name,
+  SLIPWAY_PASSWORD: password,
+  SLIPWAY_SHOTS: folder,
+} = process.env
 const words = process.argv.slice(2)
 const faults = []
 
@@ -74,10 +79,14 @@ const overflow = (page) =>
   })
 
 async function judge(page, label) {
-  const found = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']).analyze()
+  const found = await new AxeBuilder({ page })
+    .withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'])
+    .analyze()
   for (const one of found.violations) {
     if (!['serious', 'critical'].includes(one.impact)) continue
-    const nodes = one.nodes.slice(0, 3).map((node) => `${node.target.join(' ')} ${node.any[0]?.message ?? ''}`)
+    const nodes = one.nodes
+      .slice(0, 3)
+      .map((node) => `${node.target.join(' ')} ${node.any[0]?.message ?? ''}`)
     faults.push(`${label}: axe ${one.id} (${one.nodes.length}): ${nodes.join(' ; ')}`)
   }
   const wide = await overflow(page)
@@ -132,6 +141,5 @@ try {
 } finally {
   await browser.close()
 }
-for (const fault of faults) console.log(fault)
-console.log(`${faults.length} faults`)
+process.stdout.write([...faults, `${faults.length} faults`].join('\n') + '\n')
 process.exitCode = faults.length > 0 ? 1 : 0

@@ -25,10 +25,18 @@ for (const [user, role, scope] of [
   ['wang-li', 'operator', 'global'],
   ['ines', 'member', 'project:web-shop'],
 ]) {
-  const made = await call('POST', 'users', { name: user, email: `${user}@example.net`, password: 'a-long-password' })
+  const made = await call('POST', 'users', {
+    name: user,
+    email: `${user}@example.net`,
+    password: 'a-long-password',
+  })
   await call('POST', `users/${made.id}/grants`, { role, scope })
 }
-await call('PUT', 'machine-types/small', { description: 'One processor', priority: 1, rules: { threads: { min: 1 } } })
+await call('PUT', 'machine-types/small', {
+  description: 'One processor',
+  priority: 1,
+  rules: { threads: { min: 1 } },
+})
 await call('PUT', 'projects/web-shop/quotas/small', { machines: 4 })
 await call('PUT', 'roles/image-keeper', { permissions: ['images.read', 'images.write'] })
 await call('POST', 'alert-rules', { name: 'site-silent', condition: { is: 'site_offline', seconds: 300 } })
@@ -37,5 +45,7 @@ await call('POST', 'webhooks', { url: 'https://hooks.example.net/slipway', kinds
 await call('POST', 'me/keys', { name: 'laptop' })
 const key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl demo'
 await call('POST', 'me/ssh-keys', { name: 'demo', public_key: key })
-const { items } = await fetch(`${url}/api/v1/machines?state=available&limit=2`, { headers: { cookie } }).then((a) => a.json())
+const { items } = await fetch(`${url}/api/v1/machines?state=available&limit=2`, { headers: { cookie } }).then(
+  (a) => a.json(),
+)
 await call('POST', `machines/${items[0].id}/maintenance`, { reason: 'fan 3 is to be replaced on Tuesday' })

@@ -104,7 +104,6 @@ export const en = {
     save: 'Save',
     cancel: 'Cancel',
     close: 'Close',
-    create: 'Create',
     add: 'Add',
     remove: 'Remove',
     delete: 'Delete',
@@ -123,11 +122,9 @@ export const en = {
     saveView: 'Save view',
     views: 'Views',
     viewName: 'Name of the view',
-    refresh: 'Renew',
     selected: '{n} selected',
     selectAll: 'Select all shown',
     selectRow: 'Select {name}',
-    confirm: 'Go ahead',
   },
   list: {
     filter: 'Filter',
@@ -137,7 +134,6 @@ export const en = {
     rows: '{n} shown',
     rowsMore: '{n} shown, there is more',
     caption: 'List of {what}',
-    saved: 'Saved as “{name}”.',
   },
   error: {
     title: 'That did not work',

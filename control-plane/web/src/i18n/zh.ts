@@ -103,7 +103,6 @@ export const zh = {
     save: '保存',
     cancel: '取消',
     close: '关闭',
-    create: '创建',
     add: '添加',
     remove: '移除',
     delete: '删除',
@@ -122,11 +121,9 @@ export const zh = {
     saveView: '保存视图',
     views: '视图',
     viewName: '视图名称',
-    refresh: '刷新',
     selected: '已选 {n} 项',
     selectAll: '选择所有已显示的',
     selectRow: '选择 {name}',
-    confirm: '继续',
   },
   list: {
     filter: '筛选',
@@ -136,7 +133,6 @@ export const zh = {
     rows: '已显示 {n} 项',
     rowsMore: '已显示 {n} 项，还有更多',
     caption: '{what}列表',
-    saved: '已保存为“{name}”。',
   },
   error: {
     title: '操作未成功',

@@ -1,13 +1,14 @@
 // One object by its id, asked for again when an event says that it changed.
 
 import { useQuery } from '@tanstack/vue-query'
-import type { MaybeRefOrGetter } from 'vue'
-import { toValue } from 'vue'
+import { computed, toValue, type MaybeRefOrGetter } from 'vue'
 
+/** Nothing is asked for while the id is empty. */
 export function useOne<T>(key: string, id: MaybeRefOrGetter<string>, fetch: (id: string) => Promise<T>) {
+  const known = computed(() => toValue(id))
   return useQuery({
-    queryKey: [key, id],
-    queryFn: () => fetch(toValue(id)),
-    enabled: () => toValue(id) !== '',
+    queryKey: [key, known],
+    queryFn: () => fetch(known.value),
+    enabled: () => known.value !== '',
   })
 }
