@@ -484,4 +484,7 @@ impl Drop for World {
             eprintln!("--- console of m1\n{}", self.console(0));
         }
         if let Err(error) = down(&self.id, Disks::Remove) {
-            eprintln!("the lab is not wholly down: {error}; run `make clean-lab
+            eprintln!("the lab is not wholly down: {error}; run `make clean-lab`");
+        }
+    }
+}

@@ -109,13 +109,15 @@ async function install() {
   tell(`installed; seen live: ${[...seen].join(', ')}`)
 }
 
-async function workOn(name, under, after, type) {
+/** Work of this kind; what it is called on its button and on the page of the instance is the same. */
+async function workOn(name, after, type) {
   await button(name).first().click()
   const dialog = page.getByRole('dialog')
   if (type) await dialog.getByLabel(/^Type /).fill(type)
   await dialog.getByRole('button', { name, exact: true }).click()
-  await state(under, 30_000)
-  await state(after, LONG)
+  const job = page.locator('[aria-live] .head').filter({ hasText: new RegExp(`^${name}`, 'i') })
+  await job.locator('[data-state=done]').waitFor({ timeout: LONG })
+  await state(after, 15_000)
   await shot(name.toLowerCase())
   tell(`${name.toLowerCase()}: ${after}`)
 }
@@ -173,11 +175,11 @@ try {
   await firstImage()
   await firstMachine()
   await install()
-  await workOn('Restart', 'restarting', 'running')
+  await workOn('Restart', 'running')
   await outage()
-  await workOn('Reinstall', 'reinstalling', 'running', 'first')
+  await workOn('Reinstall', 'running', 'first')
   await tenant()
-  await workOn('Release', 'erasing', 'released', 'first')
+  await workOn('Release', 'released', 'first')
   check(page.faults.length === 0, page.faults.join('\n'))
 } catch (error) {
   await shot('failed').catch(() => {})

@@ -30,6 +30,11 @@ async fn main() -> anyhow::Result<()> {
         ..Spec::default()
     };
     let world = World::start("demo", &spec, Parts::from_environment()?, at).await?;
+    let password = serde_json::json!({ "password": PASSWORD });
+    world
+        .api
+        .call(reqwest::Method::PATCH, "/api/v1/users/demo", Some(password))
+        .await?;
     let key_file = make_key(&world)?;
     let key = std::fs::read_to_string(key_file.with_extension("pub"))?;
     world.upload_guest(&guest).await?;
@@ -62,9 +67,13 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The password of the demo's administrator, whose control plane listens on loopback and is gone with this program.
+const PASSWORD: &str = "look-at-the-demo";
+
 /// Where everything is.
 fn tell(world: &World, address: &str, key_file: &std::path::Path) {
     let base = world.api.base();
+    println!("web UI    {base}   (sign in as demo, {PASSWORD})");
     println!("API       {base}/docs   (needs the token)");
     println!("token     {}", world.api.token());
     println!(
