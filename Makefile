@@ -88,7 +88,7 @@ test-long: parts edge-image ## Runs the long stories: kills at ten moments, the 
 	cargo nextest run --locked -p slipway-tests -E 'test(/^long_/)' --no-capture
 
 bench: parts ## Measures; figures are printed, not judged
-	@$(BINARIES)/slipway-bench-lists --database sqlite
+	@$(BINARIES)/slipway-bench-lists --database sqlite --browser
 	@$(BINARIES)/slipway-bench-lists --database postgres
 	@$(BINARIES)/slipway-fleet --sites 20 --machines 20 --installs 200
 	@$(BINARIES)/slipway-bench-reconnect --sites 1000

@@ -75,7 +75,7 @@ async fn every_page_is_whole_in_both_languages_and_themes() {
         ("SLIPWAY_NAME", "demo".to_owned()),
         ("SLIPWAY_PASSWORD", PASSWORD.to_owned()),
     ];
-    for name in ["seed.mjs", "look.mjs"] {
+    for name in ["seed.mjs", "keyboard.mjs", "look.mjs"] {
         let mut script = Script::start(name, world.api.base(), &known).unwrap();
         assert_eq!(script.next_wish().unwrap(), None);
         script.succeeded("");

@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use slipway_tests::{
     api::Api,
+    browser::Script,
     fleet::{
         Database,
         database::Postgres,
@@ -36,6 +37,9 @@ struct Cli {
     /// Requests to each route, one after the other
     #[arg(long, default_value_t = 200)]
     requests: u32,
+    /// Also open the list of machines in a browser, and scroll it
+    #[arg(long)]
+    browser: bool,
 }
 
 /// Rows by recursion, which SQLite and PostgreSQL write alike; `{n}` is how many, `{per}` how many a site has.
@@ -215,12 +219,30 @@ async fn main() -> anyhow::Result<()> {
         let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1000.0;
         println!("{name:<28}{:>10.1}{:>10.1}{:>10.1}", at(50), at(99), at(100));
     }
+    if cli.browser {
+        browse(&api).await?;
+    }
     let usage: Usage = process.usage();
     println!(
         "control plane: {:.1} s CPU, {:.0} MiB at its peak",
         usage.cpu_s,
         usage.peak_bytes as f64 / 1_048_576.0
     );
+    Ok(())
+}
+
+/// How a browser does with as many machines.
+async fn browse(api: &Api) -> anyhow::Result<()> {
+    let password = "look-at-the-lists";
+    let change = serde_json::json!({ "password": password });
+    api.call(reqwest::Method::PATCH, "/api/v1/users/demo", Some(change)).await?;
+    let known = [
+        ("SLIPWAY_NAME", "demo".to_owned()),
+        ("SLIPWAY_PASSWORD", password.to_owned()),
+    ];
+    let mut script = Script::start("large.mjs", api.base(), &known)?;
+    while script.next_wish()?.is_some() {}
+    script.succeeded("");
     Ok(())
 }
 
