@@ -78,10 +78,10 @@ impl Machine {
 }
 
 impl Reach for Machine {
-    fn reach(&self, _access: &BmcAccess, password: &Secret) -> Box<dyn Bmc> {
+    fn reach(&self, _access: &BmcAccess, passwords: &[Secret]) -> Box<dyn Bmc> {
         assert_eq!(
-            password.reveal(),
-            "bmc-secret",
+            passwords,
+            [Secret::new("bmc-secret")],
             "what was sealed to the site is opened there"
         );
         Box::new(self.clone())
@@ -108,6 +108,9 @@ impl Bmc for Machine {
     }
     async fn next_boot(&self) -> Result<Option<BootDevice>, BmcError> {
         Ok(None)
+    }
+    async fn change_password(&self, _new: &Secret) -> Result<(), BmcError> {
+        unreachable!("nobody changes it here")
     }
     async fn restart(&self) -> Result<(), BmcError> {
         Ok(())

@@ -48,10 +48,7 @@ async fn world() -> World {
 
 impl World {
     fn client(&self, user: &str, password: &str) -> IpmiBmc {
-        let credentials = Credentials {
-            user: user.into(),
-            password: password.into(),
-        };
+        let credentials = Credentials::new(user, password);
         let timing = Timing {
             first_wait: Duration::from_millis(100),
             busy_pause: Duration::from_millis(10),
@@ -153,6 +150,16 @@ async fn ipmitool_does_every_chassis_command_with_both_suites() {
             [BootDevice::Pxe, BootDevice::Disk, BootDevice::Disk]
         );
     }
+}
+
+#[tokio::test]
+async fn ipmitool_sets_a_password() {
+    let world = world().await;
+    let set = "Set User Password command successful (user 3)";
+    world.expect("17", "user set password 3 another12", set).await;
+    world.expect("17", "user test 3 16 another12", "Success").await;
+    let client = world.client("reader", "secret12");
+    assert!(client.power_state().await.is_err(), "the former one is gone");
 }
 
 #[tokio::test]

@@ -57,6 +57,7 @@ fn hardware(machine: &Machine) -> Hardware {
         address: bmc.address,
         username: bmc.username.clone(),
         password: install::BMC_PASSWORD.to_owned(),
+        other_passwords: Vec::new(),
     });
     Hardware {
         macs: machine.details.macs.clone(),
