@@ -20,9 +20,9 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, addresses, alerts, audit, emergency_codes, events, images, instance_batches,
-        instances, jobs, machine_changes, machine_import, machine_types, machines, projects, rescue,
-        signing_keys, sites, sso, stock, users, webhooks,
+        NO_NUL, access, account, addresses, alerts, audit, bmc_passwords, emergency_codes, events, images,
+        instance_batches, instances, jobs, machine_changes, machine_import, machine_types, machines,
+        projects, rescue, signing_keys, sites, sso, stock, users, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -143,6 +143,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machines::get, machine_changes::update, machines::delete))
         .routes(routes!(machine_import::import))
         .routes(routes!(machine_changes::move_by))
+        .routes(routes!(bmc_passwords::rotate))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))

@@ -307,7 +307,7 @@ fn installed(db: &mut Database, machine: MachineId) -> StoreResult<()> {
         kind: JobKind::Install,
         priority: 0,
         waiting: None,
-        instance: id,
+        instance: Some(id),
         site: site.clone(),
         machine: Some(machine),
         state: JobState::Queued,
