@@ -17,6 +17,7 @@ mod machine_types;
 mod machines;
 mod output;
 mod progress;
+mod rotation;
 mod session;
 mod signing_keys;
 mod sites;

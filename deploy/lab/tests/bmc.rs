@@ -155,11 +155,12 @@ async fn ipmitool_does_every_chassis_command_with_both_suites() {
 #[tokio::test]
 async fn ipmitool_sets_a_password() {
     let world = world().await;
-    let set = "Set User Password command successful (user 3)";
-    world.expect("17", "user set password 3 another12", set).await;
-    world.expect("17", "user test 3 16 another12", "Success").await;
-    let client = world.client("reader", "secret12");
-    assert!(client.power_state().await.is_err(), "the former one is gone");
+    let set = "Set User Password command successful (user 2)";
+    world.expect("17", "user set password 2 another12", set).await;
+    let former = world.client("admin", "secret12").power_state().await;
+    assert!(matches!(former, Err(BmcError::Credentials { .. })), "{former:?}");
+    let new = world.client("admin", "another12").power_state().await;
+    assert_eq!(new.unwrap(), PowerState::Off);
 }
 
 #[tokio::test]
