@@ -24,6 +24,12 @@ pub(crate) fn refused_as(error: &anyhow::Error, code: &str) -> bool {
         .is_some_and(|refusal| refusal.code == code)
 }
 
+/// Code and words of a refusal, if it is one.
+pub(crate) fn refused(error: &anyhow::Error) -> Option<(&str, &str)> {
+    let refusal = error.downcast_ref::<Refusal>()?;
+    Some((&refusal.code, &refusal.detail))
+}
+
 /// The control plane's API.
 pub(crate) struct Client {
     http: reqwest::Client,

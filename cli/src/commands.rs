@@ -211,6 +211,8 @@ mod tests {
             "project quota set web",
             "project quota set web 3 --unlimited",
             "key create ci --expires-days 0",
+            "machine rotate-bmc",
+            "machine rotate-bmc m1 --site bj-1",
         ] {
             let words = ["slipway"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

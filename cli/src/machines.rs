@@ -16,6 +16,7 @@ use crate::{
     labels::{self, Pair},
     ordering::Ordering,
     output::{self, Format},
+    rotation::{self, Rotation},
     terminal,
 };
 
@@ -37,6 +38,8 @@ pub(crate) enum Machine {
         #[arg(long)]
         update: bool,
     },
+    /// Give machines' BMCs new passwords, which nobody is shown
+    RotateBmc(Rotation),
     /// Keep machines and give them to nobody
     Shelve(Move),
     /// Give machines out
@@ -213,6 +216,7 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
             let path = of(&changes.machine, "");
             (client.patch(&path, change(*changes)?).await?, &COLUMNS)
         }
+        Machine::RotateBmc(what) => return rotation::run(client, format, what).await,
         Machine::Shelve(what) => (moved(client, "shelve", what).await?, &COLUMNS),
         Machine::Unshelve(what) => (moved(client, "unshelve", what).await?, &COLUMNS),
         Machine::Maintenance(what) => (moved(client, "maintenance", what).await?, &COLUMNS),

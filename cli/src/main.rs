@@ -18,6 +18,7 @@ mod machines;
 mod ordering;
 mod output;
 mod progress;
+mod rotation;
 mod search;
 mod session;
 mod signing_keys;

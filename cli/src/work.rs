@@ -120,7 +120,7 @@ pub(crate) async fn accepted_many(
 }
 
 /// Watches jobs one after the other; whether all of them ended well.
-async fn watch(client: &Client, items: &[Value], job: &str) -> anyhow::Result<bool> {
+pub(crate) async fn watch(client: &Client, items: &[Value], job: &str) -> anyhow::Result<bool> {
     let mut all = true;
     for id in items.iter().filter_map(|item| item.pointer(job)?.as_str()) {
         // Exit codes can be compared by their text alone.

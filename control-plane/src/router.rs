@@ -20,7 +20,7 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, addresses, alerts, audit, emergency_codes, events, images, instance_batches,
+        NO_NUL, access, account, addresses, alerts, audit, bmc_passwords, emergency_codes, events, images, instance_batches,
         instance_lists, instances, jobs, machine_changes, machine_import, machine_lists, machine_types,
         machines, overview, projects, rescue, search, signing_keys, sites, sso, stock, users, views,
         webhooks,
@@ -157,6 +157,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machines::get, machine_changes::update, machines::delete))
         .routes(routes!(machine_import::import))
         .routes(routes!(machine_changes::move_by))
+        .routes(routes!(bmc_passwords::rotate))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))

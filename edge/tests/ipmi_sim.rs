@@ -9,6 +9,7 @@ use std::time::Duration;
 use slipway_edge::bmc::event_log::{Bounds, News};
 use slipway_edge::bmc::ipmi::{Credentials, IpmiBmc, Timing};
 use slipway_edge::bmc::{Bmc, BmcError, BootDevice, Firmware, PowerAction, PowerState};
+use slipway_protocol::seal::Secret;
 
 /// A running `ipmi_sim` whose chassis is a shell script and a folder of files.
 struct Simulator {
@@ -79,10 +80,7 @@ impl Simulator {
     }
 
     fn bmc(&self, password: &str) -> IpmiBmc {
-        let credentials = Credentials {
-            user: "admin".into(),
-            password: password.into(),
-        };
+        let credentials = Credentials::new("admin", password);
         // many short tries: the simulator may still be starting
         let timing = Timing {
             first_wait: Duration::from_millis(150),
@@ -166,5 +164,25 @@ async fn its_event_log_is_read_and_what_is_new_in_it() {
         .expect("read");
     let again = again.expect("it keeps a log");
     assert_eq!((again.entries, again.mark), (vec![], log.mark));
+    bmc.close().await;
+}
+
+/// A BMC written by others stores what it was told, and a repeat finds it.
+#[tokio::test]
+async fn its_user_gets_a_new_password() {
+    let simulator = Simulator::start();
+    let new = Secret::new("Sixteen-letters1");
+    for _ in 0..2 {
+        let bmc = simulator.bmc("secret12");
+        bmc.change_password(&new).await.expect("changed");
+    }
+    let error = simulator
+        .bmc("secret12")
+        .power_state()
+        .await
+        .expect_err("refused");
+    assert!(matches!(error, BmcError::Credentials { .. }), "{error}");
+    let bmc = simulator.bmc(new.reveal());
+    assert_eq!(bmc.power_state().await.expect("state"), PowerState::Off);
     bmc.close().await;
 }

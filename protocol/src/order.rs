@@ -72,6 +72,10 @@ pub struct BmcAccess {
     pub username: String,
     /// Which of the order's secrets is the password.
     pub password: String,
+    /// Which others may be it instead: those of a change whose end nobody knows. The BMC says which one it is before any is
+    /// sent to it, so a wrong one counts as no failed login.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_passwords: Vec<String>,
 }
 
 /// The protocol of a BMC.
@@ -154,6 +158,11 @@ pub enum Action {
     DriverShutdown {
         /// How long it is given, in seconds; 0 cuts the power at once.
         grace_s: u32,
+    },
+    /// Give the user of the BMC by whom it is reached a new password.
+    DriverSetPassword {
+        /// Which of the order's secrets it is.
+        password: String,
     },
     /// Report the hardware.
     AgentInventory,
@@ -258,6 +267,9 @@ enum KnownAction {
     DriverShutdown {
         grace_s: u32,
     },
+    DriverSetPassword {
+        password: String,
+    },
     AgentInventory,
     AgentChooseDisk {
         rule: DiskRule,
@@ -283,7 +295,7 @@ enum KnownAction {
 }
 
 /// The actions this build knows, by their names on the wire.
-pub const KNOWN_ACTIONS: [&str; 16] = [
+pub const KNOWN_ACTIONS: [&str; 17] = [
     "image_ensure",
     "dhcp_bind",
     "boot_liveos",
@@ -291,6 +303,7 @@ pub const KNOWN_ACTIONS: [&str; 16] = [
     "driver_boot",
     "driver_power",
     "driver_shutdown",
+    "driver_set_password",
     "agent_inventory",
     "agent_choose_disk",
     "agent_write_image",
@@ -323,6 +336,7 @@ impl<'de> Deserialize<'de> for Action {
             KnownAction::DriverBoot { device } => Self::DriverBoot { device },
             KnownAction::DriverPower { on } => Self::DriverPower { on },
             KnownAction::DriverShutdown { grace_s } => Self::DriverShutdown { grace_s },
+            KnownAction::DriverSetPassword { password } => Self::DriverSetPassword { password },
             KnownAction::AgentInventory => Self::AgentInventory,
             KnownAction::AgentChooseDisk { rule } => Self::AgentChooseDisk { rule },
             KnownAction::AgentWriteImage { image } => Self::AgentWriteImage { image },
@@ -344,7 +358,10 @@ impl Action {
             Self::ImageEnsure { .. } => Role::Image,
             Self::DhcpBind { .. } => Role::Dhcp,
             Self::BootLiveos | Self::BootLocal | Self::GuestVerify { .. } | Self::Unknown(_) => Role::Boot,
-            Self::DriverBoot { .. } | Self::DriverPower { .. } | Self::DriverShutdown { .. } => Role::Driver,
+            Self::DriverBoot { .. }
+            | Self::DriverPower { .. }
+            | Self::DriverShutdown { .. }
+            | Self::DriverSetPassword { .. } => Role::Driver,
             Self::AgentInventory
             | Self::AgentChooseDisk { .. }
             | Self::AgentWriteImage { .. }
@@ -429,7 +446,9 @@ impl Order {
 pub fn secrets_of(action: &Action) -> impl Iterator<Item = &str> {
     let (first, second) = match action {
         Action::AgentConfigure { guest } => (Some(guest.phone_home.as_str()), guest.user_data.as_deref()),
-        Action::AgentSetPassword { password, .. } => (Some(password.as_str()), None),
+        Action::AgentSetPassword { password, .. } | Action::DriverSetPassword { password } => {
+            (Some(password.as_str()), None)
+        }
         _ => (None, None),
     };
     first.into_iter().chain(second)
@@ -476,6 +495,7 @@ mod tests {
             },
             Action::DriverPower { on: true },
             Action::DriverShutdown { grace_s: 60 },
+            Action::DriverSetPassword { password: "p".into() },
             Action::AgentInventory,
             Action::AgentChooseDisk {
                 rule: DiskRule::default(),

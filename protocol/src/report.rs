@@ -191,6 +191,10 @@ pub struct Progress {
     pub total_bytes: u64,
 }
 
+/// Code of the failure that says that a BMC refused a new password and proved afterwards that the former one is in force: the
+/// one failure after which the new one may be forgotten.
+pub const PASSWORD_REFUSED: &str = "bmc_password_refused";
+
 /// Why something failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

@@ -127,6 +127,7 @@ fn order() {
                 address: "192.0.2.101:623".parse().unwrap(),
                 username: "admin".into(),
                 password: "bmc-password".into(),
+                other_passwords: vec![],
             }),
         },
         secrets: BTreeMap::from([("bmc-password".to_owned(), sealed())]),
@@ -158,6 +159,39 @@ fn order() {
         ],
     };
     frozen("order.json", &Topic::Order(site(), machine()), &order);
+}
+
+/// The BMC is given a new password; until its end is known, each order carries both.
+#[test]
+fn order_bmc_password() {
+    let (new, old) = ("new-bmc-password", "bmc-password");
+    let set = Action::DriverSetPassword { password: new.into() };
+    let order = Order {
+        machine: machine(),
+        job: JobId(Uuid::from_u128(2)),
+        deadline: at(7200),
+        retry: 0,
+        settled: None,
+        hardware: Hardware {
+            macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
+            firmware: FirmwareKind::Uefi,
+            bmc: Some(BmcAccess {
+                driver: BmcDriver::Ipmi,
+                address: "192.0.2.101:623".parse().unwrap(),
+                username: "admin".into(),
+                password: old.into(),
+                other_passwords: vec![new.into()],
+            }),
+        },
+        secrets: [old, new].map(|name| (name.to_owned(), sealed())).into(),
+        steps: vec![step("a", set, &[])],
+    };
+    order.check().unwrap();
+    frozen(
+        "order_bmc_password.json",
+        &Topic::Order(site(), machine()),
+        &order,
+    );
 }
 
 #[test]

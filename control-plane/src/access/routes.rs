@@ -155,6 +155,11 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::MachinesWrite),
     ),
     (
+        "POST",
+        "/api/v1/machines/{machine}/bmc-password",
+        Permission(P::MachinesWrite),
+    ),
+    (
         "GET",
         "/api/v1/machines/{machine}/order",
         Permission(P::MachinesRead),

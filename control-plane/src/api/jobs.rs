@@ -29,8 +29,8 @@ use crate::{
 pub struct JobView {
     /// Its id.
     pub id: String,
-    /// The instance it is for.
-    pub instance: String,
+    /// The instance it is for; none if it works on a machine alone.
+    pub instance: Option<String>,
     /// Where.
     pub site: String,
     /// On which machine.
@@ -93,7 +93,7 @@ pub(super) fn view((job, report): Followed) -> JobView {
     };
     JobView {
         id: id.to_string(),
-        instance: instance.to_string(),
+        instance: instance.map(|i| i.to_string()),
         site: site.to_string(),
         machine: machine.map(|m| m.to_string()),
         kind,

@@ -110,6 +110,8 @@ pub struct MachineView {
     /// Its BMC, without the password.
     #[schema(value_type = Option<Object>)]
     pub bmc: Option<BmcDetails>,
+    /// Whether a change of its BMC's password has no known end yet: until then several are kept, and the right one is used.
+    pub bmc_password_unsettled: bool,
     /// For operators.
     pub labels: BTreeMap<String, String>,
     /// Its type.
@@ -143,6 +145,7 @@ pub(super) fn view(m: Machine) -> MachineView {
         macs: m.details.macs,
         firmware: m.details.firmware,
         bmc: m.details.bmc,
+        bmc_password_unsettled: !m.bmc_candidates.is_empty(),
         labels: m.details.labels,
         machine_type: m.class.machine_type,
         type_pinned: m.class.pinned,

@@ -5,6 +5,7 @@ pub mod account;
 pub mod addresses;
 pub mod alerts;
 pub mod audit;
+pub mod bmc_passwords;
 pub mod emergency_codes;
 pub mod events;
 pub mod images;

@@ -10,7 +10,7 @@ use slipway_protocol::{
     report::{Failure, Outcome, Report},
 };
 
-use super::{faults, timeline};
+use super::{bmc_passwords, faults, timeline};
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
@@ -24,9 +24,10 @@ use crate::{
         machines, orders, reports, sites, traces,
     },
     workflow::{
+        bmc_password,
         overdue::{GRACE, Overdue, overdue},
         release,
-        state::{InstanceEvent, JobState, after, job_end, machine_after},
+        state::{InstanceEvent, JobKind, JobState, after, job_end, machine_after},
     },
 };
 
@@ -48,21 +49,34 @@ pub async fn get(app: &App, caller: &Caller, id: String) -> Result<Followed, Api
         .await
 }
 
-/// A job with the project it is for.
-pub(super) fn seen_by(db: &mut Database, visible: &Visible, id: &str) -> Result<(Job, String), ApiError> {
+/// A job with the project it is for; none if it works on a machine alone.
+pub(super) fn seen_by(
+    db: &mut Database,
+    visible: &Visible,
+    id: &str,
+) -> Result<(Job, Option<String>), ApiError> {
     let missing = || ApiError::NotFound("job", id.to_owned());
     let job = jobs::get(db, id)?.ok_or_else(missing)?;
-    let project = instances::by_id(db, job.instance)?
-        .map(|i| i.project)
-        .unwrap_or_default();
-    let target = Target {
-        site: Some(job.site.as_str()),
-        project: Some(&project),
-    };
-    if !visible.has(target) {
+    let project = project(db, &job)?;
+    if !visible.has(target(&job, project.as_deref())) {
         return Err(missing());
     }
     Ok((job, project))
+}
+
+fn project(db: &mut Database, job: &Job) -> StoreResult<Option<String>> {
+    let Some(instance) = job.instance else {
+        return Ok(None);
+    };
+    Ok(instances::by_id(db, instance)?.map(|instance| instance.project))
+}
+
+/// Whose a job is: its site's, and its project's if it is for an instance.
+pub(super) fn target<'a>(job: &'a Job, project: Option<&'a str>) -> Target<'a> {
+    Target {
+        site: Some(job.site.as_str()),
+        project,
+    }
 }
 
 /// The same, as soon as the report is newer than `after_revision` or the job has ended, at the latest after `wait`.
@@ -120,7 +134,8 @@ pub fn take_report(
     if !report.local.is_empty() {
         super::offline::take_local_uses(db, site, report, now)?;
     }
-    let job = jobs::get(db, &report.job.to_string())?;
+    // A site speaks for its own jobs alone, whatever machine it names.
+    let job = jobs::get(db, &report.job.to_string())?.filter(|job| job.site == *site);
     traces::reported(db, news.former.as_ref(), report, now)?;
     for event in timeline::news(news.former.as_ref(), report, now) {
         let event = event.site(site).machine(report.machine).job(report.job);
@@ -138,11 +153,14 @@ pub fn take_report(
             Outcome::Failed { failure, step, .. } => Some((failure, step.as_ref())),
             _ => None,
         };
-        if let Some(job) = job
-            && finish(db, &job, end, failure.map(|(failure, _)| failure), now)?
+        if let Some(job) = &job
+            && finish(db, job, end, failure.map(|(failure, _)| failure), now)?
         {
-            faults::judge(db, &job, end, failure, now)?;
+            faults::judge(db, job, end, failure, now)?;
         }
+    }
+    if let Some(job) = &job {
+        bmc_passwords::told_late(db, job, report, now)?;
     }
     Ok(true)
 }
@@ -190,7 +208,11 @@ pub(super) fn finish(
     } else {
         InstanceEvent::JobFailed
     };
-    let Some(instance) = instances::by_id(db, job.instance)? else {
+    let Some(instance) = job.instance else {
+        bmc_passwords::ended(db, job, (end, failure), now)?;
+        return Ok(true);
+    };
+    let Some(instance) = instances::by_id(db, instance)? else {
         return Ok(true);
     };
     let Some(next) = after(instance.state, event) else {
@@ -224,11 +246,7 @@ pub async fn cancel(app: &App, caller: &Caller, id: String) -> Result<Job, ApiEr
         .store
         .transaction(move |db| {
             let (job, project) = seen_by(db, &caller.visible(Permission::JobsRead), &id)?;
-            let target = Target {
-                site: Some(job.site.as_str()),
-                project: Some(&project),
-            };
-            caller.require(Permission::JobsWrite, target)?;
+            caller.require(Permission::JobsWrite, target(&job, project.as_deref()))?;
             if !finish(db, &job, JobState::Cancelled, Some(&failure), now)? {
                 let detail = format!("job `{id}` has ended already");
                 return Err(ApiError::Conflict("job_ended", detail));
@@ -256,7 +274,11 @@ fn withdraw(db: &mut Database, job: &Job) -> StoreResult<()> {
     if let Some(row) = orders::get(db, machine)?
         && row.order.job == job.id
     {
-        orders::put(db, &row.site, &release::nothing(row.order))?;
+        let nothing = match job.kind {
+            JobKind::RotateBmcPassword => bmc_password::called_off(row.order),
+            _ => release::nothing(row.order),
+        };
+        orders::put(db, &row.site, &nothing)?;
     }
     Ok(())
 }
@@ -271,13 +293,17 @@ pub(super) fn end_all_at(
     (code, why): (&str, &str),
     now: DateTime<Utc>,
 ) -> StoreResult<usize> {
-    let failure = Failure {
-        code: code.to_owned(),
-        message: format!("{why}; reinstall or release the instance"),
-        transient: false,
-    };
     let mut ended = 0;
     for job in jobs::running_at(db, site)? {
+        let advice = match job.instance {
+            Some(_) => "reinstall or release the instance".to_owned(),
+            None => bmc_passwords::advice(job.machine),
+        };
+        let failure = Failure {
+            code: code.to_owned(),
+            message: format!("{why}; {advice}"),
+            transient: false,
+        };
         if finish(db, &job, JobState::Failed, Some(&failure), now)? {
             withdraw(db, &job)?;
             ended += 1;

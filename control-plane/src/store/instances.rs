@@ -268,6 +268,19 @@ pub fn on_machines_at(
     rows.load::<Row>(connection)?.into_iter().map(from_row).collect()
 }
 
+/// The instance that holds a machine of a site.
+///
+/// # Errors
+/// When the database fails.
+pub fn on_machine(db: &mut Database, site: &SiteId, machine: MachineId) -> StoreResult<Option<Instance>> {
+    use instances::dsl;
+    let row = dsl::instances
+        .filter(dsl::site.eq(site.as_str()))
+        .filter(dsl::machine.eq(machine.to_string()))
+        .filter(dsl::state.ne(to_word(&InstanceState::Released)?));
+    row.first::<Row>(db).optional()?.map(from_row).transpose()
+}
+
 /// Moves an instance on, if it still is in `from`; `false` otherwise.
 ///
 /// # Errors

@@ -42,7 +42,7 @@ fn narrowed((filter, visible): (&Filter, &Visible)) -> StoreResult<Narrowed> {
         );
         let theirs = instances::table
             .filter(instances::project.eq_any(projects))
-            .select(instances::id);
+            .select(instances::id.nullable());
         query = query.filter(dsl::site.eq_any(sites).or(dsl::instance.eq_any(theirs)));
     }
     if let Some(site) = &filter.site {
@@ -57,7 +57,7 @@ fn narrowed((filter, visible): (&Filter, &Visible)) -> StoreResult<Narrowed> {
             .select(machines::id.nullable());
         let of = instances::table
             .filter(lower(instances::name).like(containing(q)).escape('\\'))
-            .select(instances::id);
+            .select(instances::id.nullable());
         let named = dsl::id.like(beginning(q)).escape('\\');
         let found = named.or(dsl::instance.eq_any(of));
         query = query.filter(dsl::machine.eq_any(on).or(found));

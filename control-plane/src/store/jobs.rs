@@ -19,8 +19,8 @@ use crate::workflow::state::{JobKind, JobState};
 pub struct Job {
     /// Its id.
     pub id: JobId,
-    /// The instance it is for.
-    pub instance: InstanceId,
+    /// The instance it is for; none for work on a machine alone.
+    pub instance: Option<InstanceId>,
     /// Where.
     pub site: SiteId,
     /// On which machine, once chosen.
@@ -45,7 +45,7 @@ pub struct Job {
 
 pub(super) type Row = (
     String,
-    String,
+    Option<String>,
     String,
     Option<String>,
     String,
@@ -78,7 +78,7 @@ pub(super) fn from_row(row: Row) -> StoreResult<Job> {
         priority,
         waiting,
         id: parse(&id)?,
-        instance: parse(&instance)?,
+        instance: instance.map(|i| parse(&i)).transpose()?,
         site: parse(&site)?,
         machine: machine.map(|m| parse(&m)).transpose()?,
         state: from_word(&state)?,
@@ -97,7 +97,7 @@ pub fn insert(connection: &mut Database, j: &Job) -> StoreResult<()> {
     use jobs::dsl;
     let row = (
         dsl::id.eq(j.id.to_string()),
-        dsl::instance.eq(j.instance.to_string()),
+        dsl::instance.eq(j.instance.map(|i| i.to_string())),
         dsl::site.eq(j.site.as_str()),
         dsl::machine.eq(j.machine.map(|m| m.to_string())),
         dsl::state.eq(to_word(&j.state)?),
@@ -212,14 +212,15 @@ pub fn installing(connection: &mut Database) -> StoreResult<Vec<(String, String)
     use jobs::dsl;
     let kinds = [to_word(&JobKind::Install)?, to_word(&JobKind::Reinstall)?];
     let rows = dsl::jobs
-        .inner_join(instances::table.on(instances::id.eq(dsl::instance)))
+        .inner_join(instances::table.on(instances::id.nullable().eq(dsl::instance)))
         .filter(dsl::state.eq(to_word(&JobState::Running)?))
         .filter(dsl::kind.eq_any(kinds))
         .select((dsl::site, instances::project));
     Ok(rows.load(connection)?)
 }
 
-/// Jobs that failed since a time at each site, those that were called off left out.
+/// Jobs that failed since a time at each site, those left out that were called off or were of a machine alone: a password
+/// that a BMC refuses says nothing of the site's installs.
 ///
 /// # Errors
 /// When the database fails.
@@ -228,12 +229,13 @@ pub fn failed_since(connection: &mut Database, since: DateTime<Utc>) -> StoreRes
     let rows = dsl::jobs
         .filter(dsl::state.eq(to_word(&JobState::Failed)?))
         .filter(dsl::machine.is_not_null())
+        .filter(dsl::instance.is_not_null())
         .filter(dsl::finished_at.ge(micros(since)))
         .select(dsl::site);
     Ok(rows.load(connection)?)
 }
 
-/// How many jobs failed on machines of a site since a time, those that were called off left out.
+/// How many jobs failed on machines of a site since a time; those that [`failed_since`] leaves out are left out here too.
 ///
 /// # Errors
 /// When the database fails.
@@ -242,6 +244,7 @@ pub fn failed_at(connection: &mut Database, site: &SiteId, since: DateTime<Utc>)
     let rows = dsl::jobs
         .filter(dsl::state.eq(to_word(&JobState::Failed)?))
         .filter(dsl::machine.is_not_null())
+        .filter(dsl::instance.is_not_null())
         .filter(dsl::finished_at.ge(micros(since)))
         .filter(dsl::site.eq(site.as_str()));
     Ok(rows.count().get_result(connection)?)

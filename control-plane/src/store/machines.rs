@@ -15,7 +15,9 @@ use slipway_protocol::{
 };
 
 use super::{
-    Database, StoreResult, from_json, from_word, micros, parse,
+    Database, StoreResult,
+    bmc_passwords::{BmcCandidate, candidates_to_json},
+    from_json, from_word, micros, parse,
     schema::{machine_labels, machine_words, machines, macs},
     time, to_json, to_word,
 };
@@ -88,6 +90,8 @@ pub struct Machine {
     pub details: MachineDetails,
     /// BMC password, encrypted.
     pub bmc_password: Option<String>,
+    /// What may be its password instead, oldest first.
+    pub bmc_candidates: Vec<BmcCandidate>,
     /// Its type.
     pub class: Class,
     /// What keeps it out of use.
@@ -118,11 +122,12 @@ pub(super) type Row = (
     i64,
     Option<String>,
     bool,
+    Option<String>,
 );
 
 pub(super) fn from_row(row: Row) -> StoreResult<Machine> {
     let (id, name, site, state, address, details, bmc_password, live_job, version, created_at, ..) = row;
-    let (.., inventory, machine_type, pinned, reason, revision, held, quarantine) = row;
+    let (.., inventory, machine_type, pinned, reason, revision, held, quarantine, candidates) = row;
     let details = MachineDetails {
         inventory: inventory.map(|text| from_json(&text)).transpose()?,
         ..from_json(&details)?
@@ -145,6 +150,7 @@ pub(super) fn from_row(row: Row) -> StoreResult<Machine> {
             quarantine,
         },
         bmc_password,
+        bmc_candidates: candidates.map_or_else(|| Ok(Vec::new()), |text| from_json(&text))?,
         live_job: live_job.map(|job| parse(&job)).transpose()?,
         version: version.cast_unsigned(),
         created_at: time(created_at),
@@ -165,6 +171,7 @@ pub fn insert(connection: &mut Database, m: &Machine) -> StoreResult<()> {
         dsl::address.eq(m.address.to_string()),
         dsl::details.eq(to_json(&m.details)?),
         dsl::bmc_password.eq(&m.bmc_password),
+        dsl::bmc_candidates.eq(candidates_to_json(&m.bmc_candidates)?),
         dsl::version.eq(1_i64),
         dsl::created_at.eq(micros(m.created_at)),
         dsl::inventory.eq(m.details.inventory.as_ref().map(to_json).transpose()?),
@@ -316,6 +323,7 @@ pub fn update(connection: &mut Database, m: &Machine, version: u64) -> StoreResu
         dsl::address.eq(m.address.to_string()),
         dsl::details.eq(to_json(&m.details)?),
         dsl::bmc_password.eq(&m.bmc_password),
+        dsl::bmc_candidates.eq(candidates_to_json(&m.bmc_candidates)?),
         dsl::version.eq(version.saturating_add(1)),
     );
     if diesel::update(row).set(change).execute(connection)? == 0 {

@@ -4,6 +4,7 @@
 
 pub mod alerts;
 pub mod audit;
+pub mod bmc_passwords;
 mod connection;
 pub mod credentials;
 pub mod discovered;

@@ -63,12 +63,13 @@ impl NewEvent {
         self
     }
 
-    /// Of a job, its site, its instance and, once chosen, its machine.
+    /// Of a job, its site, its instance if it is for one and, once chosen, its machine.
     #[must_use]
     pub fn on(mut self, job: &Job) -> Self {
         self.job = Some(job.id.to_string());
         self.machine = job.machine.map(|m| m.to_string()).or(self.machine);
-        self.site(&job.site).instance(job.instance)
+        self.instance = job.instance.map(|i| i.to_string()).or(self.instance);
+        self.site(&job.site)
     }
 
     /// Of a job by its id alone.

@@ -100,7 +100,7 @@ pub fn jobs(db: &mut Database, visible: &Visible, states: &[&str]) -> StoreResul
     if let Some((sites, projects)) = listed(visible) {
         let theirs = instances::table
             .filter(instances::project.eq_any(projects))
-            .select(instances::id);
+            .select(instances::id.nullable());
         query = query.filter(jobs::site.eq_any(sites).or(jobs::instance.eq_any(theirs)));
     }
     Ok(query.load(db)?)
@@ -124,7 +124,7 @@ pub fn failed_jobs(
     if let Some((sites, projects)) = listed(visible) {
         let theirs = instances::table
             .filter(instances::project.eq_any(projects))
-            .select(instances::id);
+            .select(instances::id.nullable());
         query = query.filter(jobs::site.eq_any(sites).or(jobs::instance.eq_any(theirs)));
     }
     Ok(query.load(db)?)
@@ -246,7 +246,7 @@ pub fn stuck_jobs(
     if let Some((sites, projects)) = listed(visible) {
         let theirs = instances::table
             .filter(instances::project.eq_any(projects))
-            .select(instances::id);
+            .select(instances::id.nullable());
         query = query.filter(jobs::site.eq_any(sites).or(jobs::instance.eq_any(theirs)));
     }
     Ok(stuck("job", query.load(db)?))

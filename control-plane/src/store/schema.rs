@@ -63,6 +63,7 @@ diesel::table! {
         typed_by -> BigInt,
         reason -> Nullable<Text>,
         quarantine -> Bool,
+        bmc_candidates -> Nullable<Text>,
     }
 }
 diesel::table! { machine_labels (machine, name) { machine -> Text, name -> Text, value -> Text, } }
@@ -118,7 +119,7 @@ diesel::table! {
 diesel::table! {
     jobs (id) {
         id -> Text,
-        instance -> Text,
+        instance -> Nullable<Text>,
         site -> Text,
         machine -> Nullable<Text>,
         state -> Text,

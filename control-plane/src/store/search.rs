@@ -156,7 +156,7 @@ pub fn jobs(db: &mut Database, sought: &Sought, visible: &Visible) -> StoreResul
     if let Visible::Only { sites, projects } = visible {
         let theirs = instances::table
             .filter(instances::project.eq_any(projects.iter().cloned().collect::<Vec<_>>()))
-            .select(instances::id);
+            .select(instances::id.nullable());
         let there = jobs::site.eq_any(sites.iter().cloned().collect::<Vec<_>>());
         query = query.filter(there.or(jobs::instance.eq_any(theirs)));
     }

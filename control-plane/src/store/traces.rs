@@ -157,12 +157,15 @@ pub fn ended(
         kind: Kind::Internal,
         start: job.created_at,
         end: now,
-        attributes: vec![
-            ("slipway.job", id),
-            ("slipway.site", job.site.to_string()),
-            ("slipway.instance", job.instance.to_string()),
-            ("slipway.outcome", end.word().to_owned()),
-        ],
+        attributes: [
+            Some(("slipway.job", id)),
+            Some(("slipway.site", job.site.to_string())),
+            job.instance.map(|i| ("slipway.instance", i.to_string())),
+            Some(("slipway.outcome", end.word().to_owned())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         failure: (end != JobState::Done).then(|| words(failure)),
     });
     Ok(())

@@ -1,5 +1,6 @@
 //! From an intent to an order, and from an outcome to the next state. Pure: no SQL, no MQTT, no clock.
 
+pub mod bmc_password;
 pub mod classify;
 pub mod install;
 pub mod offline;

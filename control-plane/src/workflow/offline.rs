@@ -115,7 +115,7 @@ mod tests {
                         let expected = if ended == S::Released {
                             Adoption::Noted
                         } else {
-                            Adoption::InForce(kind.state())
+                            Adoption::InForce(kind.state().unwrap())
                         };
                         assert_eq!(adopted, expected, "{state:?} {first:?} {end:?} {second:?}");
                     }

@@ -83,6 +83,7 @@ words!(JobKind {
     Rescue = "rescue",
     ResetPassword = "reset_password",
     Release = "release",
+    RotateBmcPassword = "rotate_bmc_password",
 });
 
 /// Where an instance stands.
@@ -170,11 +171,13 @@ pub enum JobKind {
     ResetPassword,
     /// To take its machine back.
     Release,
+    /// To give a machine's BMC a new password. It is no instance's work, and does not touch the server.
+    RotateBmcPassword,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Install,
         Self::Reinstall,
         Self::Start,
@@ -183,6 +186,7 @@ impl JobKind {
         Self::Rescue,
         Self::ResetPassword,
         Self::Release,
+        Self::RotateBmcPassword,
     ];
 
     /// Whether such a job writes a system: until it has ended well there is none to be switched on.
@@ -191,10 +195,10 @@ impl JobKind {
         matches!(self, Self::Install | Self::Reinstall)
     }
 
-    /// The state of an instance that such a job works on.
+    /// The state of an instance that such a job works on; none if it works on a machine alone.
     #[must_use]
-    pub fn state(self) -> InstanceState {
-        match self {
+    pub fn state(self) -> Option<InstanceState> {
+        Some(match self {
             Self::Install => InstanceState::Installing,
             Self::Reinstall => InstanceState::Reinstalling,
             Self::Start => InstanceState::Starting,
@@ -203,7 +207,8 @@ impl JobKind {
             Self::Restart | Self::ResetPassword => InstanceState::Restarting,
             Self::Rescue => InstanceState::Rescuing,
             Self::Release => InstanceState::Erasing,
-        }
+            Self::RotateBmcPassword => return None,
+        })
     }
 }
 
@@ -455,7 +460,7 @@ mod tests {
     #[test]
     fn no_state_can_be_stuck() {
         for state in STATES {
-            let works = JobKind::ALL.iter().any(|kind| kind.state() == state) || state == S::Requested;
+            let works = JobKind::ALL.iter().any(|kind| kind.state() == Some(state)) || state == S::Requested;
             let ends = |event| after(state, event).is_some();
             if works {
                 assert!(ends(JobFailed), "{state:?} has no end by a deadline");
@@ -472,7 +477,7 @@ mod tests {
             }
         }
         for kind in JobKind::ALL {
-            assert_eq!(after(S::Failed, Retried(kind)), Some(kind.state()), "{kind:?}");
+            assert_eq!(after(S::Failed, Retried(kind)), kind.state(), "{kind:?}");
         }
     }
 

@@ -38,7 +38,7 @@ const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(2));
 pub(crate) fn job(n: u8, created_at: DateTime<Utc>) -> Job {
     Job {
         id: JobId(Uuid::from_u128(100 + u128::from(n))),
-        instance: INSTANCE,
+        instance: Some(INSTANCE),
         site: site(),
         machine: Some(MACHINE),
         kind: JobKind::Install,
@@ -67,6 +67,7 @@ fn machine() -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        bmc_candidates: Vec::new(),
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,

@@ -78,10 +78,10 @@ impl Machine {
 }
 
 impl Reach for Machine {
-    fn reach(&self, _access: &BmcAccess, password: &Secret) -> Box<dyn Bmc> {
+    fn reach(&self, _access: &BmcAccess, passwords: &[Secret]) -> Box<dyn Bmc> {
         assert_eq!(
-            password.reveal(),
-            "bmc-secret",
+            passwords,
+            [Secret::new("bmc-secret")],
             "what was sealed to the site is opened there"
         );
         Box::new(self.clone())
@@ -108,6 +108,9 @@ impl Bmc for Machine {
     }
     async fn next_boot(&self) -> Result<Option<BootDevice>, BmcError> {
         Ok(None)
+    }
+    async fn change_password(&self, _new: &Secret) -> Result<(), BmcError> {
+        unreachable!("nobody changes it here")
     }
     async fn restart(&self) -> Result<(), BmcError> {
         Ok(())
@@ -184,7 +187,7 @@ impl Outbox for Words {
 }
 
 /// The edge without its boot services: link, runner, store, and the socket.
-fn start_edge(identity: &Identity, dir: &Path, wan: &Wan, machine: &Machine) -> DropGuard {
+pub(crate) fn start_edge(identity: &Identity, dir: &Path, port: u16, bmcs: Arc<dyn Reach>) -> DropGuard {
     let stop = CancellationToken::new();
     let (words, words_receiver) = mpsc::channel(1024);
     let store = Store::open(&dir.join("edge.db")).unwrap();
@@ -198,7 +201,7 @@ fn start_edge(identity: &Identity, dir: &Path, wan: &Wan, machine: &Machine) -> 
         signer: identity.signer().unwrap(),
         opening: identity.opening_key().unwrap(),
         outbox: Arc::new(Words(words)),
-        bmcs: Arc::new(machine.clone()),
+        bmcs,
         now: Utc::now,
         keys: RwLock::new(identity.verifying_keys.clone()),
     });
@@ -208,7 +211,7 @@ fn start_edge(identity: &Identity, dir: &Path, wan: &Wan, machine: &Machine) -> 
     let options = Options {
         client_id: identity.site.to_string(),
         host: "127.0.0.1".to_owned(),
-        port: wan.port,
+        port,
         tls: Some(tls::client_config(&identity.ca, Some(&identity.uplink_tls())).unwrap()),
         credentials: None,
         subscriptions: vec![topic::site_commands(&identity.site)],
@@ -267,7 +270,7 @@ async fn operate(dir: &Path, operation: Operation, code: &str) -> String {
     }
 }
 
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let wait = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -278,7 +281,7 @@ async fn until(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 /// An instance that runs on the machine, as an install leaves it.
-fn installed(db: &mut Database, machine: MachineId) -> StoreResult<()> {
+pub(crate) fn installed(db: &mut Database, machine: MachineId) -> StoreResult<()> {
     let (site, now) = (SiteId::new("bj-1").unwrap(), Utc::now());
     let (id, job) = (InstanceId(Uuid::from_u128(5)), JobId(Uuid::from_u128(6)));
     let instance = Instance {
@@ -304,7 +307,7 @@ fn installed(db: &mut Database, machine: MachineId) -> StoreResult<()> {
         kind: JobKind::Install,
         priority: 0,
         waiting: None,
-        instance: id,
+        instance: Some(id),
         site: site.clone(),
         machine: Some(machine),
         state: JobState::Queued,
@@ -380,7 +383,7 @@ async fn what_is_done_while_cut_off_is_done_once_and_told_afterwards() {
     let (identity, dir) = join(&server).await;
     let wan = Wan::to(identity.broker_port).await;
     let machine = Machine(Arc::new(Mutex::new((PowerState::On, Vec::new()))));
-    let edge = start_edge(&identity, dir.path(), &wan, &machine);
+    let edge = start_edge(&identity, dir.path(), wan.port, Arc::new(machine.clone()));
     let dir = dir.path();
     let mode = std::fs::metadata(door::path(dir)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "nobody else may ask");
@@ -403,7 +406,7 @@ async fn what_is_done_while_cut_off_is_done_once_and_told_afterwards() {
     assert_eq!(machine.asked(), [PowerAction::Soft, PowerAction::On]);
     // The edge begins anew, and goes on with what is on disk.
     drop(edge);
-    let _edge = start_edge(&identity, dir, &wan, &machine);
+    let _edge = start_edge(&identity, dir, wan.port, Arc::new(machine.clone()));
     until("the second one is taken", async || {
         operate(dir, Operation::PowerOff, &code).await.is_empty()
     })

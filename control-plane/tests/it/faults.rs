@@ -47,7 +47,7 @@ fn failed(db: &mut Database, n: u128, now: DateTime<Utc>) -> StoreResult<Job> {
     } else {
         jobs::start(db, job.id, MACHINE)?;
         machines::take(db, MACHINE, MachineState::Available, job.id)?;
-        instances::set_machine(db, job.instance, MACHINE)?;
+        instances::set_machine(db, job.instance.unwrap(), MACHINE)?;
     }
     jobs::finish(db, job.id, JobState::Failed, Some(&failure("disk_verify")), now)?;
     Ok(job)

@@ -348,6 +348,7 @@ fn machine(n: u32) -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        bmc_candidates: Vec::new(),
         class: Class::default(),
         hold: machines::Hold::default(),
         live_job: None,

@@ -157,6 +157,7 @@ fn held(db: &mut Database, now: DateTime<Utc>) -> StoreResult<(MachineId, Job)> 
             inventory: None,
         },
         bmc_password: None,
+        bmc_candidates: Vec::new(),
         class: Class::default(),
         hold: Hold::default(),
         live_job: None,
@@ -188,7 +189,7 @@ fn held(db: &mut Database, now: DateTime<Utc>) -> StoreResult<(MachineId, Job)> 
     instances::insert(db, &erasing)?;
     let job = Job {
         id: job,
-        instance,
+        instance: Some(instance),
         site,
         machine: Some(id),
         kind: JobKind::Release,

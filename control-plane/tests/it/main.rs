@@ -9,6 +9,8 @@ mod alerts;
 mod api;
 mod attacks;
 mod batches;
+mod bmc_password_story;
+mod bmc_passwords;
 mod common;
 mod cut_off;
 mod edges;

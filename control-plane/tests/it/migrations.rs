@@ -115,3 +115,83 @@ async fn machines_of_before_are_looked_for_too() {
     }
     tokio::task::spawn_blocking(move || drop(postgres)).await.unwrap();
 }
+
+/// Takes migrations back until jobs are of instances alone, and carries out `rows` there.
+fn before_jobs_of_machines(url: &str, rows: &str) {
+    const COLUMN: &str = "SELECT bmc_candidates FROM machines";
+    if url.starts_with("postgres") {
+        let mut db = diesel::PgConnection::establish(url).unwrap();
+        while diesel::sql_query(COLUMN).execute(&mut db).is_ok() {
+            db.revert_last_migration(POSTGRES).unwrap();
+        }
+        db.batch_execute(rows).unwrap();
+    } else {
+        let mut db = diesel::SqliteConnection::establish(url).unwrap();
+        db.batch_execute("PRAGMA foreign_keys = ON").unwrap();
+        while diesel::sql_query(COLUMN).execute(&mut db).is_ok() {
+            db.revert_last_migration(SQLITE).unwrap();
+        }
+        db.batch_execute(rows).unwrap();
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Kept {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    n: i64,
+}
+
+/// Jobs of instances, traces that have their job, and jobs of machines alone.
+fn kept(url: &str) -> [i64; 3] {
+    let count = |sql: &str| -> i64 {
+        let query = diesel::sql_query(sql);
+        let row: Kept = if url.starts_with("postgres") {
+            query
+                .get_result(&mut diesel::PgConnection::establish(url).unwrap())
+                .unwrap()
+        } else {
+            query
+                .get_result(&mut diesel::SqliteConnection::establish(url).unwrap())
+                .unwrap()
+        };
+        row.n
+    };
+    [
+        count("SELECT count(*) AS n FROM jobs WHERE instance = 'i1' AND kind = 'install' AND priority = 3"),
+        count("SELECT count(*) AS n FROM traces JOIN jobs ON jobs.id = traces.job"),
+        count("SELECT count(*) AS n FROM jobs WHERE instance IS NULL"),
+    ]
+}
+
+/// What refers to a job stays when its table changes, there and back again.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_lose_nothing_when_they_need_no_instance_any_more() {
+    const JOB: &str = "INSERT INTO jobs (id, instance, site, state, deadline, created_at, kind, priority) VALUES \
+                       ('j1', 'i1', 'bj-1', 'done', 1, 1, 'install', 3); \
+                       INSERT INTO traces (job, parent) VALUES ('j1', 'p')";
+    const ALONE: &str = "INSERT INTO jobs (id, site, state, deadline, created_at, kind) VALUES \
+                         ('j2', 'bj-1', 'done', 1, 1, 'rotate_bmc_password')";
+    let dir = tempfile::tempdir().unwrap();
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    for url in [dir.path().join("t.db").display().to_string(), postgres.url()] {
+        drop(Store::open(&url).await.unwrap());
+        before_jobs_of_machines(&url, JOB);
+        drop(Store::open(&url).await.unwrap());
+        assert_eq!(kept(&url), [1, 1, 0], "{url}");
+        if url.starts_with("postgres") {
+            let mut db = diesel::PgConnection::establish(&url).unwrap();
+            db.batch_execute(ALONE).unwrap();
+        } else {
+            let mut db = diesel::SqliteConnection::establish(&url).unwrap();
+            db.batch_execute(ALONE).unwrap();
+        }
+        assert_eq!(kept(&url), [1, 1, 1], "{url}");
+        before_jobs_of_machines(&url, "SELECT 1");
+        assert_eq!(
+            kept(&url),
+            [1, 1, 0],
+            "{url}: there is no place for it in the former table"
+        );
+    }
+    tokio::task::spawn_blocking(move || drop(postgres)).await.unwrap();
+}

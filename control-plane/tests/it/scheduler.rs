@@ -64,6 +64,7 @@ pub(crate) fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
             inventory: None,
         },
         bmc_password: None,
+        bmc_candidates: Vec::new(),
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,
@@ -108,7 +109,7 @@ pub(crate) fn ask(
     instances::insert(db, &instance)?;
     let queued = Job {
         id: job,
-        instance: id,
+        instance: Some(id),
         site: site(at),
         machine: None,
         kind: JobKind::Install,
@@ -181,6 +182,7 @@ fn make_typed(db: &mut Database, n: u8, machine_type: &str, rack: &str) -> Store
             inventory: None,
         },
         bmc_password: None,
+        bmc_candidates: Vec::new(),
         class: machines::Class {
             machine_type: Some(machine_type.to_owned()),
             ..machines::Class::default()

@@ -60,6 +60,7 @@ fn machine(n: u8) -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        bmc_candidates: Vec::new(),
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,
@@ -269,7 +270,7 @@ async fn a_final_report_ends_the_job_once() {
                 instances::insert(db, &instance())?;
                 let queued = Job {
                     id: job(1),
-                    instance: instance().id,
+                    instance: Some(instance().id),
                     site: site(),
                     machine: None,
                     kind: JobKind::Install,

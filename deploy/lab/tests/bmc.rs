@@ -48,10 +48,7 @@ async fn world() -> World {
 
 impl World {
     fn client(&self, user: &str, password: &str) -> IpmiBmc {
-        let credentials = Credentials {
-            user: user.into(),
-            password: password.into(),
-        };
+        let credentials = Credentials::new(user, password);
         let timing = Timing {
             first_wait: Duration::from_millis(100),
             busy_pause: Duration::from_millis(10),
@@ -153,6 +150,17 @@ async fn ipmitool_does_every_chassis_command_with_both_suites() {
             [BootDevice::Pxe, BootDevice::Disk, BootDevice::Disk]
         );
     }
+}
+
+#[tokio::test]
+async fn ipmitool_sets_a_password() {
+    let world = world().await;
+    let set = "Set User Password command successful (user 2)";
+    world.expect("17", "user set password 2 another12", set).await;
+    let former = world.client("admin", "secret12").power_state().await;
+    assert!(matches!(former, Err(BmcError::Credentials { .. })), "{former:?}");
+    let new = world.client("admin", "another12").power_state().await;
+    assert_eq!(new.unwrap(), PowerState::Off);
 }
 
 #[tokio::test]

@@ -42,10 +42,7 @@ async fn world() -> World {
     let (chassis, faults) = (Arc::new(MemoryChassis::default()), Arc::new(Faults::default()));
     let users = Users::administrator("admin", "secret12");
     let server = tokio::spawn(bmc::serve_with_faults(socket, users, chassis, faults.clone()));
-    let credentials = Credentials {
-        user: "admin".into(),
-        password: "secret12".into(),
-    };
+    let credentials = Credentials::new("admin", "secret12");
     let timing = Timing {
         first_wait: Duration::from_millis(100),
         busy_pause: Duration::from_millis(10),

@@ -1,6 +1,8 @@
 //! Why a BMC did not do what it was asked. Messages name the BMC's address and what to do; they never hold a
 //! password.
 
+use slipway_protocol::report::PASSWORD_REFUSED;
+
 use super::BootDevice;
 
 /// Failure of one BMC call. `bmc` is the BMC's address as given in its configuration.
@@ -115,6 +117,28 @@ pub enum BmcError {
         /// What it reports.
         found: BootDevice,
     },
+    /// The BMC refused a new password, and proved afterwards that the former one is in force.
+    #[error("BMC {bmc} keeps its former password ({reason}): look at its rules for passwords and users")]
+    PasswordRefused {
+        /// Address of the BMC.
+        bmc: String,
+        /// What it refused, and how.
+        reason: String,
+    },
+    /// After a change the BMC proves neither the new password nor the former one.
+    #[error("BMC {bmc} proves neither its new password nor the former one: set one at the BMC, then here")]
+    PasswordUnknown {
+        /// Address of the BMC.
+        bmc: String,
+    },
+    /// The BMC names no user like the one that is logged in.
+    #[error(
+        "BMC {bmc} does not name the user that is logged in among its users: change the password at the BMC"
+    )]
+    NoSuchUser {
+        /// Address of the BMC.
+        bmc: String,
+    },
     /// The local random source failed.
     #[error("this edge has no random numbers to open a session to BMC {bmc}: check /dev/urandom")]
     Random {
@@ -140,6 +164,9 @@ impl BmcError {
             | Self::SuitesRefused { .. }
             | Self::Privilege { .. }
             | Self::PowerIsOff { .. }
+            | Self::PasswordRefused { .. }
+            | Self::PasswordUnknown { .. }
+            | Self::NoSuchUser { .. }
             | Self::BootDeviceNotTaken { .. } => false,
         }
     }
@@ -159,6 +186,9 @@ impl BmcError {
             Self::Completion { .. } => "bmc_completion_code",
             Self::Malformed { .. } => "bmc_malformed_answer",
             Self::BootDeviceNotTaken { .. } => "bmc_boot_device_not_taken",
+            Self::PasswordRefused { .. } => PASSWORD_REFUSED,
+            Self::PasswordUnknown { .. } => "bmc_password_unknown",
+            Self::NoSuchUser { .. } => "bmc_user_unknown",
             Self::Random { .. } => "edge_random",
         }
     }

@@ -83,17 +83,18 @@ pub struct BmcInfo {
 /// Makes the handle to a server's BMC. [`Drivers`] is the real one.
 pub trait Reach: Send + Sync {
     /// A handle by which this BMC is asked. Nothing is sent yet.
-    fn reach(&self, access: &BmcAccess, password: &Secret) -> Box<dyn Bmc>;
+    /// Of several passwords the one that is in force is used, and the others are not tried on it.
+    fn reach(&self, access: &BmcAccess, passwords: &[Secret]) -> Box<dyn Bmc>;
 }
 
 /// The drivers of this product, over the site's network.
 pub struct Drivers;
 
 impl Reach for Drivers {
-    fn reach(&self, access: &BmcAccess, password: &Secret) -> Box<dyn Bmc> {
+    fn reach(&self, access: &BmcAccess, passwords: &[Secret]) -> Box<dyn Bmc> {
         let credentials = Credentials {
             user: access.username.clone(),
-            password: password.reveal().to_owned(),
+            passwords: passwords.iter().map(|p| p.reveal().to_owned()).collect(),
         };
         match access.driver {
             BmcDriver::Ipmi => Box::new(IpmiBmc::new(access.address, credentials, Timing::default())),
@@ -122,6 +123,11 @@ pub trait Bmc: Send + Sync {
     /// Has the BMC itself start anew, which leaves the machine's power as it is. Returns when it was asked, not when it is
     /// back: ask [`Bmc::device`] until it answers, which may take minutes. All its sessions are lost.
     async fn restart(&self) -> Result<(), BmcError>;
+
+    /// Gives the user this logs in as a new password. `Ok`: a session was opened with it, whether this call set it or an
+    /// earlier one. [`BmcError::PasswordRefused`]: one was opened with the former password after the BMC had refused. After
+    /// any other error either may be in force.
+    async fn change_password(&self, new: &Secret) -> Result<(), BmcError>;
 
     /// What the BMC says about itself.
     async fn device(&self) -> Result<BmcInfo, BmcError>;

@@ -42,15 +42,14 @@ pub fn password(job: JobId) -> Secret {
 }
 
 impl Reach for Bmcs {
-    fn reach(&self, access: &BmcAccess, password: &Secret) -> Box<dyn Bmc> {
+    fn reach(&self, access: &BmcAccess, passwords: &[Secret]) -> Box<dyn Bmc> {
         let machine = &self.machines[usize::from(access.address.port()) % self.machines.len()];
         Box::new(OneBmc {
             machine: Arc::clone(machine),
-            job: password
-                .reveal()
-                .parse()
-                .map(JobId)
-                .unwrap_or(JobId(uuid::Uuid::nil())),
+            job: passwords
+                .first()
+                .and_then(|password| password.reveal().parse().ok())
+                .map_or(JobId(uuid::Uuid::nil()), JobId),
             gate: self.gate.clone(),
             store: self.store.clone(),
             judge: self.judge.clone(),
@@ -161,6 +160,10 @@ impl Bmc for OneBmc {
 
     async fn restart(&self) -> Result<(), BmcError> {
         self.word("restart the BMC", |_| Ok(())).await
+    }
+
+    async fn change_password(&self, _new: &Secret) -> Result<(), BmcError> {
+        self.word("change the password", |_| Ok(())).await
     }
 
     async fn device(&self) -> Result<BmcInfo, BmcError> {

@@ -159,6 +159,7 @@ fn machine(site: &slipway_protocol::ids::SiteId, index: usize) -> Machine {
             inventory: None,
         },
         bmc_password: None,
+        bmc_candidates: Vec::new(),
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,
@@ -198,7 +199,7 @@ impl Base for Real {
             orders::put(db, &site, &order)?;
             let job = jobs::Job {
                 id,
-                instance: InstanceId(Uuid::from_u128(1)),
+                instance: Some(InstanceId(Uuid::from_u128(1))),
                 site,
                 machine: Some(order.machine),
                 kind: JobKind::Install,

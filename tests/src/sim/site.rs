@@ -127,6 +127,7 @@ impl Site {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(index).unwrap_or(0))),
             username: "sim".to_owned(),
             password: BMC_PASSWORD.to_owned(),
+            other_passwords: Vec::new(),
         };
         let hardware = Hardware {
             macs: vec![mac(index)],

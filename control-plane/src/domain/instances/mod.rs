@@ -14,6 +14,7 @@ use slipway_protocol::ids::{InstanceId, JobId};
 pub use create::{NewInstance, Repeatable, check_ssh_key, create};
 pub use dispatch::{Waiting, dispatch};
 pub(super) use offers::{offer_order, offered};
+pub(super) use orders::rotation_order;
 pub use work::{Anew, Change as InstanceChange, Work, reset_password, retry, update, work};
 
 use crate::{
@@ -63,7 +64,7 @@ fn queue(
         kind,
         priority,
         waiting: None,
-        instance: instance.id,
+        instance: Some(instance.id),
         site: instance.site.clone(),
         machine: instance.machine,
         state: JobState::Queued,

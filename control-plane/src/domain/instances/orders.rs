@@ -12,10 +12,12 @@ use slipway_protocol::{
 use super::{JOB_LIFE, user_data_place};
 use crate::{
     app::App,
+    domain::machines::bmc_place,
     error::ApiError,
     store::{instances::Instance, machines::Machine},
     vault,
     workflow::{
+        bmc_password::{self, Rotation},
         install::{self, Install},
         power::{self, Installed, Switch},
         release, rescue,
@@ -39,16 +41,27 @@ impl Sealer<'_> {
         Ok(())
     }
 
+    /// Whatever may be the BMC's password: the one on record, and those of changes whose end is not known.
     fn add_bmc(&mut self) -> Result<(), ApiError> {
-        let Some(kept) = &self.machine.bmc_password else {
+        let machine = self.machine;
+        let Some(kept) = &machine.bmc_password else {
             return Ok(());
         };
-        let password = self
-            .app
-            .vault
-            .decrypt(&crate::domain::machines::bmc_place(self.machine.id), kept)?;
-        self.add(install::BMC_PASSWORD, &password)
+        let place = bmc_place(machine.id);
+        let password = self.app.vault.decrypt(&place, kept)?;
+        self.add(install::BMC_PASSWORD, &password)?;
+        for (candidate, name) in machine.bmc_candidates.iter().zip(candidate_names(machine)) {
+            let password = self.app.vault.decrypt(&place, &candidate.password)?;
+            self.add(&name, &password)?;
+        }
+        Ok(())
     }
+}
+
+/// What an order calls the passwords that may be in force instead of the one on record.
+fn candidate_names(machine: &Machine) -> Vec<String> {
+    let count = machine.bmc_candidates.len();
+    (1..=count).map(|n| format!("new-bmc-password-{n}")).collect()
 }
 
 fn hardware(machine: &Machine) -> Hardware {
@@ -57,6 +70,7 @@ fn hardware(machine: &Machine) -> Hardware {
         address: bmc.address,
         username: bmc.username.clone(),
         password: install::BMC_PASSWORD.to_owned(),
+        other_passwords: candidate_names(machine),
     });
     Hardware {
         macs: machine.details.macs.clone(),
@@ -185,6 +199,25 @@ pub(super) fn release_order(
         hardware(machine),
         secrets,
     ))
+}
+
+/// The order that gives a machine's BMC the last of its candidates as its password; what the instance on it needs stays.
+pub(in crate::domain) fn rotation_order(
+    app: &App,
+    (instance, machine): (Option<&Instance>, &Machine),
+    (job, to): (JobId, SealingKey),
+    now: DateTime<Utc>,
+) -> Result<Order, ApiError> {
+    let password = candidate_names(machine).pop();
+    Ok(bmc_password::compile(Rotation {
+        machine: machine.id,
+        job,
+        now,
+        hardware: hardware(machine),
+        keeps: instance.map(|instance| (machine.address, instance.name.clone())),
+        secrets: bmc_secrets(app, machine, (job, to))?,
+        password: password.unwrap_or_default(),
+    }))
 }
 
 fn bmc_secrets(

@@ -19,7 +19,7 @@ use super::{
     own, password, queue, tell_started, told, user_data_place,
 };
 use crate::{
-    access::{Actor, Caller, Permission, Target},
+    access::{Actor, Caller, Permission},
     app::App,
     error::ApiError,
     store::{
@@ -427,10 +427,7 @@ pub async fn retry(app: &App, caller: &Caller, id: String) -> Result<Job, ApiErr
         .transaction(move |db| {
             let (job, project) =
                 crate::domain::jobs::seen_by(db, &caller.visible(Permission::JobsRead), &id)?;
-            let target = Target {
-                site: Some(job.site.as_str()),
-                project: Some(&project),
-            };
+            let target = crate::domain::jobs::target(&job, project.as_deref());
             caller.require(Permission::JobsWrite, target)?;
             take_up(db, &job, now)?;
             let change = audit::Change {
@@ -456,7 +453,11 @@ fn take_up(db: &mut Database, job: &Job, now: DateTime<Utc>) -> Result<(), ApiEr
             "has not failed, so there is nothing to try again",
         );
     }
-    let instance = instances::by_id(db, job.instance)?.filter(|instance| instance.job == job.id);
+    let Some(instance) = job.instance else {
+        let how = crate::domain::bmc_passwords::advice(job.machine);
+        return refuse("job_not_retried", &format!("is not taken up again: {how}"));
+    };
+    let instance = instances::by_id(db, instance)?.filter(|instance| instance.job == job.id);
     let Some(instance) = instance else {
         return refuse(
             "job_superseded",

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,
+    domain::bmc_passwords::after_change,
     error::ApiError,
     store::{
         Database, discovered,
@@ -287,6 +288,7 @@ fn created(
         },
         site: row.site,
         bmc_password,
+        bmc_candidates: Vec::new(),
         class: Class::default(),
         hold: Hold::default(),
         live_job: None,
@@ -387,5 +389,6 @@ fn applied(app: &App, former: &Machine, row: Wanted) -> Result<(Machine, Vec<&'s
             differs.push("bmc_password");
         }
     }
+    next.bmc_candidates = after_change(former, &next);
     Ok((next, differs))
 }

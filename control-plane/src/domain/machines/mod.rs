@@ -116,6 +116,7 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
                 address,
                 details,
                 bmc_password,
+                bmc_candidates: Vec::new(),
                 class: Class::default(),
                 hold: Hold::default(),
                 live_job: None,

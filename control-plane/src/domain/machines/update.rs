@@ -12,7 +12,10 @@ use super::{AddressBook, bmc_place, check_labels, check_name, in_use, object, se
 use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,
-    domain::machine_types,
+    domain::{
+        bmc_passwords::{after_change, is_rotating},
+        machine_types,
+    },
     error::ApiError,
     store::{
         Database, audit,
@@ -80,17 +83,17 @@ pub async fn update(
         Some(BmcUpdate::Set { password, .. }) => password.take(),
         _ => None,
     };
-    let password = password
-        .map(|p| app.vault.encrypt(&bmc_place(former.id), &p))
-        .transpose()?;
+    let given = password.is_some();
+    let password = news(app, &former, password)?;
     let machine = app
         .store
         .transaction(move |db| {
             sites::hold(db, former.site.as_str())?;
             let former = seen_by(db, &caller, &former.id.to_string())?;
             let mut next = applied(former.clone(), &wanted)?;
-            check_bmc_password(&former, &next, password.is_some())?;
+            check_bmc_password(&former, &next, given)?;
             next.bmc_password = password.or(next.bmc_password);
+            next.bmc_candidates = after_change(&former, &next);
             check_use(db, &former, &next)?;
             if let Some(wish) = wanted.machine_type {
                 pin(db, &next, wish, now)?;
@@ -105,6 +108,17 @@ pub async fn update(
         .await?;
     app.work.notify_one();
     Ok(machine)
+}
+
+/// A password encrypted, if it is another than the one on record.
+fn news(app: &App, machine: &Machine, password: Option<Secret>) -> Result<Option<String>, ApiError> {
+    let place = bmc_place(machine.id);
+    let kept = machine.bmc_password.as_ref();
+    let kept = kept.map(|text| app.vault.decrypt(&place, text)).transpose()?;
+    let other = password.filter(|password| kept.as_ref() != Some(password));
+    Ok(other
+        .map(|password| app.vault.encrypt(&place, &password))
+        .transpose()?)
 }
 
 /// Writes what changed of a machine, if it still has `version`; decides its type anew, and tells of it.
@@ -220,6 +234,14 @@ pub(super) fn check_use(db: &mut Database, former: &Machine, next: &Machine) -> 
     if former.state == MachineState::Retired {
         let detail = format!("machine `{}` is retired: it stays as it was", former.name);
         return Err(ApiError::Conflict("machine_retired", detail));
+    }
+    let bmc = |m: &Machine| (m.details.bmc.clone(), m.bmc_password.clone());
+    if bmc(former) != bmc(next) && is_rotating(former) {
+        let detail = format!(
+            "the BMC of machine `{}` is being given a new password: wait for its job to end, or cancel it",
+            former.name
+        );
+        return Err(ApiError::Conflict("machine_busy", detail));
     }
     let wiring = |m: &Machine| (m.address, m.details.macs.clone(), m.details.firmware);
     if wiring(former) != wiring(next) && in_use(former) {

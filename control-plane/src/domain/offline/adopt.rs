@@ -77,7 +77,7 @@ fn take_in(
         kind: offer.kind,
         priority: 0,
         waiting: None,
-        instance: instance.id,
+        instance: Some(instance.id),
         site: site.clone(),
         machine: Some(report.machine),
         state: JobState::Queued,
@@ -123,8 +123,8 @@ fn end(db: &mut Database, job: &Job, used: &LocalUse, now: DateTime<Utc>) -> Sto
         }),
     };
     let end = ended.unwrap_or(JobState::Cancelled);
-    let instance = instances::by_id(db, job.instance)?;
-    if instance.is_some_and(|instance| instance.job == job.id) {
+    let instance = job.instance.map(|id| instances::by_id(db, id)).transpose()?;
+    if instance.flatten().is_some_and(|instance| instance.job == job.id) {
         finish(db, job, end, failure.as_ref(), now)?;
     } else if jobs::finish(db, job.id, end, failure.as_ref(), now)? {
         // The instance is another job's: it does not move.
@@ -158,6 +158,6 @@ fn tell(
     let text = format!("{} at {}", by.name, used.at.format("%F %T UTC"));
     events::append(db, &event.text(&text).data(done.clone()))?;
     let action = format!("local.{}", used.operation.word());
-    let change = Change::new(&action, format!("instance/{}", job.instance), None, Some(done));
+    let change = Change::new(&action, format!("instance/{}", offer.instance), None, Some(done));
     audit::done(db, &by, now, change)
 }

@@ -23,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) stop: CancellationToken,
     pub(crate) task: Option<JoinHandle<anyhow::Result<()>>>,
     pub(crate) dir: TempDir,
+    pub(crate) database_url: String,
 }
 
 /// Ann's password.
@@ -58,7 +59,7 @@ pub(crate) async fn server_with(given: Given, complete: impl FnOnce(&mut Given, 
     };
     complete(&mut given, &format!("http://{http}"));
     let config = given.resolve().unwrap();
-    let url = config.public_url.clone();
+    let (url, database_url) = (config.public_url.clone(), config.database_url.clone());
     let (told, link) = tokio::sync::oneshot::channel();
     let stop = CancellationToken::new();
     let metrics = PrometheusBuilder::new().build_recorder().handle();
@@ -77,6 +78,7 @@ pub(crate) async fn server_with(given: Given, complete: impl FnOnce(&mut Given, 
         stop,
         task: Some(task),
         dir,
+        database_url,
     };
     while server
         .http

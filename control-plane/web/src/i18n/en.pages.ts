@@ -86,6 +86,9 @@ export const pages = {
     heldOf: '{state} for {span}, of {limit} at most',
     byHand: 'by hand, from the list',
     moveAll: '{move}: {n} machines. The first that is refused stops it.',
+    rotate: 'New BMC password',
+    rotateWarn:
+      'The BMC of {name} gets a new random password, which nobody is shown. The server itself is not touched.',
     deleteWarn: '{name} and its history are removed for good.',
   },
   move: {
@@ -226,6 +229,7 @@ export const pages = {
     'shut-down': 'Shut down',
     'power-on': 'Switched on',
     'power-off': 'Switched off',
+    'set-bmc-password': 'BMC password changed',
   },
   timeline: {
     title: 'Timeline',

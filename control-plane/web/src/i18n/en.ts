@@ -195,6 +195,7 @@ export const en = {
     rescue: 'rescue',
     reset_password: 'new password',
     release: 'release',
+    rotate_bmc_password: 'new BMC password',
   },
   unit: {
     seconds: '{n} s',

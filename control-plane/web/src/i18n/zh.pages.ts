@@ -86,6 +86,8 @@ export const pages = {
     heldOf: '{state}，已持续 {span}，上限 {limit}',
     byHand: '在列表中手动操作',
     moveAll: '{move}：{n} 台机器。遇到第一台被拒绝时停止。',
+    rotate: '更换 BMC 密码',
+    rotateWarn: '{name} 的 BMC 将获得新的随机密码，不会显示给任何人。服务器本身不受影响。',
     deleteWarn: '{name} 及其历史将被永久删除。',
   },
   move: {
@@ -222,6 +224,7 @@ export const pages = {
     'shut-down': '关机',
     'power-on': '开机',
     'power-off': '断电',
+    'set-bmc-password': 'BMC 密码已更换',
   },
   timeline: {
     title: '时间线',

@@ -193,6 +193,7 @@ export const zh = {
     rescue: '救援',
     reset_password: '重置密码',
     release: '释放',
+    rotate_bmc_password: '更换 BMC 密码',
   },
   unit: {
     seconds: '{n} 秒',

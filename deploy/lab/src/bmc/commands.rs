@@ -9,7 +9,8 @@ use slipway_edge::bmc::ipmi::wire::{Request, Response};
 use slipway_edge::bmc::{PowerAction, PowerState};
 
 use super::chassis::{BootFlags, Chassis, ChassisError};
-use super::event_log::EventLog;
+use super::faults::Faults;
+use super::password;
 use super::users::Users;
 
 /// Completion codes (table 5-2 and the commands' own).
@@ -42,7 +43,7 @@ pub(super) struct Settings {
 pub(super) struct Context<'a> {
     pub(super) users: &'a Users,
     pub(super) chassis: &'a dyn Chassis,
-    pub(super) log: &'a EventLog,
+    pub(super) faults: &'a Faults,
     pub(super) settings: &'a mut Settings,
     pub(super) guid: &'a [u8; 16],
     pub(super) session: u32,
@@ -54,6 +55,8 @@ pub(super) struct Context<'a> {
 pub(super) enum Effect {
     None,
     Close(u32),
+    /// The session ends, and this request has no answer.
+    HangUp,
     Restart,
 }
 
@@ -95,7 +98,7 @@ fn needed(request: &Request) -> Privilege {
         (NETFN_CHASSIS, 0x02 | 0x04 | 0x06 | 0x08 | 0x09) => Privilege::Operator,
         (NETFN_APP, 0x44 | 0x46) => Privilege::Operator,
         (NETFN_STORAGE, 0x42 | 0x44 | 0x47) => Privilege::Operator,
-        (NETFN_APP, 0x02 | 0x03) => Privilege::Administrator,
+        (NETFN_APP, 0x02 | 0x03 | 0x47) => Privilege::Administrator,
         _ => Privilege::User,
     }
 }
@@ -114,7 +117,7 @@ pub(super) async fn execute(request: &Request, context: &mut Context<'_>) -> (Re
     let (completion, data) = match request.netfn {
         NETFN_APP => application(request, context, &mut effect),
         NETFN_CHASSIS => chassis(request, context).await,
-        NETFN_STORAGE => context.log.answer(request.command, &request.data),
+        NETFN_STORAGE => context.faults.log().answer(request.command, &request.data),
         _ => (UNKNOWN_COMMAND, Vec::new()),
     };
     (answer(request, completion, data), effect)
@@ -140,6 +143,7 @@ fn application(request: &Request, context: &mut Context<'_>, effect: &mut Effect
         0x3c => close(&request.data, context, effect),
         0x44 => user_access(&request.data, context.users),
         0x46 => user_name(&request.data, context.users),
+        0x47 => password::command(&request.data, (context.users, context.faults), effect),
         _ => (UNKNOWN_COMMAND, Vec::new()),
     }
 }

@@ -1,15 +1,36 @@
 //! What a BMC is told to do wrong, so that drivers can be tested against it (counts down; 0 = behave), and what it says to
 //! be wrong with its machine.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
 
 use super::event_log::EventLog;
+
+/// What a BMC does with a new password.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Passwords {
+    /// It stores it.
+    #[default]
+    Store,
+    /// It answers this completion code and stores nothing.
+    Refuse(u8),
+    /// It says yes and stores nothing.
+    Ignore,
+    /// It says yes and stores so many bytes of it.
+    CutTo(usize),
+    /// It stores it and ends the session without an answer, once; from then on it stores and answers.
+    HangUp,
+}
 
 /// Faults of one BMC; shared between its server and whoever makes trouble.
 #[derive(Debug, Default)]
 pub struct Faults {
     drop: AtomicU32,
     busy: AtomicU32,
+    passwords: Mutex<Passwords>,
+    failed_logins: AtomicU32,
     log: EventLog,
 }
 
@@ -22,6 +43,30 @@ impl Faults {
     /// The next `count` commands inside a session are answered 0xC0 (node busy).
     pub fn busy(&self, count: u32) {
         self.busy.store(count, Ordering::Relaxed);
+    }
+
+    /// From now on this is what becomes of new passwords.
+    pub fn passwords(&self, rule: Passwords) {
+        *self.passwords.lock().unwrap_or_else(PoisonError::into_inner) = rule;
+    }
+
+    /// How often a wrong password was tried: what BMCs lock users out for.
+    pub fn failed_logins(&self) -> u32 {
+        self.failed_logins.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn login_failed(&self) {
+        self.failed_logins.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The rule for one new password.
+    pub(super) fn take_passwords(&self) -> Passwords {
+        let mut rule = self.passwords.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = *rule;
+        if now == Passwords::HangUp {
+            *rule = Passwords::Store;
+        }
+        now
     }
 
     /// The BMC's event log.

@@ -151,6 +151,9 @@ impl Server {
                 let slot = self.slots.get_mut(&third.session_id)?;
                 slot.used = now;
                 let (answer, admission) = slot.login.admit(&third);
+                if admission.is_none() {
+                    self.faults.login_failed();
+                }
                 // a repeated RAKP 3 must not restart the sequence numbers of a session in use
                 if let (Some(admission), None) = (admission, &slot.session) {
                     slot.session = Some(Session {
@@ -203,7 +206,7 @@ impl Server {
                 let mut context = Context {
                     users: &self.users,
                     chassis: self.chassis.as_ref(),
-                    log: self.faults.log(),
+                    faults: &self.faults,
                     settings: &mut self.settings,
                     guid: &self.guid,
                     session: frame.session_id,
@@ -216,6 +219,10 @@ impl Server {
                 response
             }
         };
+        if matches!(effect, Effect::HangUp) {
+            self.slots.remove(&frame.session_id);
+            return None;
+        }
         session.sent = session.sent.wrapping_add(1).max(1);
         let packet = session
             .keys
@@ -226,7 +233,7 @@ impl Server {
 
     fn apply(&mut self, effect: Effect, now: Instant) {
         match effect {
-            Effect::None => {}
+            Effect::None | Effect::HangUp => {}
             Effect::Close(id) => {
                 self.slots.remove(&id);
             }

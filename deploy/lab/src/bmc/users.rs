@@ -1,5 +1,7 @@
 //! The users a BMC knows. Holds passwords, so nothing here has `Debug`.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use slipway_edge::bmc::ipmi::rakp::Privilege;
 
 /// One user of a BMC.
@@ -13,20 +15,24 @@ pub struct User {
     pub privilege: Privilege,
 }
 
-/// All users; the position plus 2 is the IPMI user id (id 1 is the nameless user, always disabled).
+/// All users; the position plus 2 is the IPMI user id (id 1 is the nameless user, always disabled). Clones share them.
 #[derive(Clone)]
-pub struct Users(Vec<User>);
+pub struct Users(Arc<Mutex<Vec<User>>>);
 
 impl Users {
     /// These users, in order.
     pub fn new(users: Vec<User>) -> Self {
-        Self(users)
+        Self(Arc::new(Mutex::new(users)))
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<User>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One administrator.
     pub fn administrator(name: &str, password: &str) -> Self {
         let privilege = Privilege::Administrator;
-        Self(vec![User {
+        Self::new(vec![User {
             name: name.to_owned(),
             password: password.to_owned(),
             privilege,
@@ -34,17 +40,29 @@ impl Users {
     }
 
     /// The user of this name.
-    pub fn named(&self, name: &[u8]) -> Option<&User> {
-        self.0.iter().find(|user| user.name.as_bytes() == name)
+    pub fn named(&self, name: &[u8]) -> Option<User> {
+        self.all()
+            .iter()
+            .find(|user| user.name.as_bytes() == name)
+            .cloned()
     }
 
     /// The user with this IPMI id, 2 and up.
-    pub fn numbered(&self, id: u8) -> Option<&User> {
-        usize::from(id).checked_sub(2).and_then(|at| self.0.get(at))
+    pub fn numbered(&self, id: u8) -> Option<User> {
+        let at = usize::from(id).checked_sub(2)?;
+        self.all().get(at).cloned()
+    }
+
+    /// Gives the user with this IPMI id another password. Open sessions go on.
+    pub fn set_password(&self, id: u8, password: &str) {
+        let mut all = self.all();
+        if let Some(user) = usize::from(id).checked_sub(2).and_then(|at| all.get_mut(at)) {
+            password.clone_into(&mut user.password);
+        }
     }
 
     /// How many there are.
     pub fn count(&self) -> u8 {
-        u8::try_from(self.0.len()).unwrap_or(u8::MAX)
+        u8::try_from(self.all().len()).unwrap_or(u8::MAX)
     }
 }

@@ -11,10 +11,7 @@ use crate::state::{Lab, LabId, Machine, MachineFirmware};
 
 /// A driver for the BMC of `machine`. Use it inside the site's namespace ([`netns::within`]).
 pub fn driver(lab: &Lab, machine: &Machine) -> IpmiBmc {
-    let credentials = Credentials {
-        user: lab.bmc_user.clone(),
-        password: lab.bmc_password.clone(),
-    };
+    let credentials = Credentials::new(lab.bmc_user.clone(), lab.bmc_password.clone());
     IpmiBmc::new(
         SocketAddr::new(machine.bmc_address.into(), 623),
         credentials,

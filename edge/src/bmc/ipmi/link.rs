@@ -161,13 +161,14 @@ impl Link {
         Ok((console_id, answer.system_id))
     }
 
-    /// RAKP 1 and 2: both prove knowledge of the password; ours goes out in RAKP 3.
-    pub(super) async fn greet(
+    /// RAKP 1 and 2: both prove knowledge of the password; ours goes out in RAKP 3. The BMC proves first, so which of several
+    /// passwords it knows is found without a wrong one being tried on it.
+    pub(super) async fn greet<'a>(
         &self,
         suite: Suite,
         (console_id, system_id): (u32, u32),
-        credentials: &Credentials,
-    ) -> Result<Exchange, BmcError> {
+        credentials: &'a Credentials,
+    ) -> Result<(Exchange, &'a str), BmcError> {
         const OPERATION: &str = "log in (RAKP 1)";
         let role = NAME_ONLY | Privilege::Administrator as u8;
         let user = credentials.user.as_bytes().to_vec();
@@ -191,7 +192,7 @@ impl Link {
             return Err(self.refused(answer.status, OPERATION));
         }
         let short = |_: WireError| self.malformed(OPERATION, "short answer");
-        let exchange = Exchange {
+        let mut exchange = Exchange {
             suite,
             console_id,
             system_id,
@@ -200,16 +201,18 @@ impl Link {
             guid: take(&answer.body, 16).map_err(short)?,
             role,
             user,
-            password: credentials.password.as_bytes().to_vec(),
+            password: Vec::new(),
         };
-        if answer.session_id != console_id || !equal(&answer.body[32..], &exchange.code2()) {
-            let bmc = self.bmc.clone();
-            return Err(BmcError::Credentials {
-                bmc,
-                reason: "the BMC's proof of the password is wrong",
-            });
+        for password in &credentials.passwords {
+            exchange.password = password.as_bytes().to_vec();
+            if answer.session_id == console_id && equal(&answer.body[32..], &exchange.code2()) {
+                return Ok((exchange, password));
+            }
         }
-        Ok(exchange)
+        Err(BmcError::Credentials {
+            bmc: self.bmc.clone(),
+            reason: "the BMC's proof of the password is wrong",
+        })
     }
 
     /// RAKP 3 and 4.

@@ -1,22 +1,26 @@
 //! IPMI 2.0 over LAN (RMCP+), written for this product: cipher suites 17 and 3, nothing unauthenticated.
 //!
-//! [`wire`], [`crypto`], [`rakp`], [`chassis`], [`sel`] and [`sel_faults`] are pure and serve both sides (the lab's BMC uses them too);
+//! [`wire`], [`crypto`], [`rakp`], [`chassis`], [`users`], [`sel`] and [`sel_faults`] are pure and serve both sides (the lab's BMC uses
+//! them too);
 //! [`session`] and its link own the socket. Weaker suites are never offered: 0, 1, 2 and the IPMI 1.5 sessions have no
 //! encryption.
 
 pub mod chassis;
 pub mod crypto;
 mod link;
+mod password;
 pub mod rakp;
 pub mod sel;
 pub mod sel_faults;
 mod sel_log;
 pub mod session;
+pub mod users;
 pub mod wire;
 
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
+use slipway_protocol::seal::Secret;
 use tokio::sync::Mutex;
 
 use super::event_log::{Bounds, EventLog, Mark};
@@ -68,6 +72,39 @@ impl IpmiBmc {
 
     async fn open_with(&self, suite: Suite) -> Result<Session, BmcError> {
         Session::open(self.address, &self.name, &self.credentials, (suite, self.timing)).await
+    }
+
+    /// A session of its own, beside the one that is kept, by whichever of these passwords is in force.
+    async fn log_in(&self, passwords: Vec<String>) -> Result<Session, BmcError> {
+        let credentials = Credentials {
+            user: self.credentials.user.clone(),
+            passwords,
+        };
+        let known = self.state.lock().await.suite;
+        let open = |suite| Session::open(self.address, &self.name, &credentials, (suite, self.timing));
+        match open(known.unwrap_or(Suite::Seventeen)).await {
+            Err(BmcError::SuitesRefused { .. }) if known.is_none() => open(Suite::Three).await,
+            other => other,
+        }
+    }
+
+    /// One command in a session of the caller's, repeated within the limits of [`Timing`] while the BMC is busy.
+    async fn patiently(
+        &self,
+        session: &mut Session,
+        command: Command,
+        data: &[u8],
+    ) -> Result<(u8, Vec<u8>), BmcError> {
+        let mut busy = 0;
+        loop {
+            match session.request(command, data).await? {
+                (0xc0 | 0xc3, _) if busy < self.timing.busy_tries => {
+                    busy += 1;
+                    tokio::time::sleep(self.timing.busy_pause).await;
+                }
+                answer => return Ok(answer),
+            }
+        }
     }
 
     /// One command with whatever session there is; a session found dead is replaced once. "Busy" is repeated
@@ -219,6 +256,10 @@ impl Bmc for IpmiBmc {
 
     async fn event_log(&self, since: Option<&Mark>, bounds: Bounds) -> Result<Option<EventLog>, BmcError> {
         sel_log::read(self, since, bounds).await
+    }
+
+    async fn change_password(&self, new: &Secret) -> Result<(), BmcError> {
+        password::change(self, new).await
     }
 
     async fn close(&self) {

@@ -22,8 +22,19 @@ use super::wire::{Frame, Request, Response, parse};
 pub struct Credentials {
     /// User name, at most 16 bytes.
     pub user: String,
-    /// Password, at most 20 bytes.
-    pub password: String,
+    /// What may be the password, at most 20 bytes each. The first that the BMC proves to know is used; no other is ever sent
+    /// in any form, so that none counts as a failed login.
+    pub passwords: Vec<String>,
+}
+
+impl Credentials {
+    /// A user whose password is known.
+    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            user: user.into(),
+            passwords: vec![password.into()],
+        }
+    }
 }
 
 /// How long to wait and how often to repeat.
@@ -55,6 +66,7 @@ impl Default for Timing {
 pub struct Session {
     link: Link,
     keys: SessionKeys,
+    password: String,
     system_id: u32,
     console_id: u32,
     sent: u32,
@@ -75,7 +87,8 @@ impl Session {
         credentials: &Credentials,
         (suite, timing): (Suite, Timing),
     ) -> Result<Self, BmcError> {
-        if credentials.user.len() > 16 || credentials.password.len() > 20 {
+        let too_long = |password: &String| password.len() > 20;
+        if credentials.user.len() > 16 || credentials.passwords.iter().any(too_long) {
             let reason = "user name over 16 or password over 20 bytes";
             return Err(BmcError::Credentials {
                 bmc: bmc.to_owned(),
@@ -100,11 +113,12 @@ impl Session {
             random: SystemRandom::new(),
         };
         let ids = link.open_session(suite).await?;
-        let exchange = link.greet(suite, ids, credentials).await?;
+        let (exchange, password) = link.greet(suite, ids, credentials).await?;
         link.prove(&exchange).await?;
         let mut session = Self {
             link,
             keys: exchange.keys(),
+            password: password.to_owned(),
             system_id: exchange.system_id,
             console_id: exchange.console_id,
             sent: 0,
@@ -119,6 +133,11 @@ impl Session {
     /// The cipher suite in use.
     pub fn suite(&self) -> Suite {
         self.keys.suite()
+    }
+
+    /// The password it was opened with.
+    pub(super) fn password(&self) -> &str {
+        &self.password
     }
 
     async fn raise(&mut self) -> Result<(), BmcError> {

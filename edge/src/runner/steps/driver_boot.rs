@@ -4,6 +4,7 @@ use slipway_protocol::{
     inventory::FirmwareKind,
     order::{self, BmcAccess, Order, secret_context},
     report::Failure,
+    seal::Secret,
 };
 
 use std::time::Duration;
@@ -129,19 +130,25 @@ pub(in crate::runner) fn connect(context: &Context, order: &Order) -> Result<Box
             false,
         )
     })?;
-    let place = secret_context(&context.site, order.machine, order.job, &access.password);
-    let sealed = order.secrets.get(&access.password).ok_or_else(|| {
+    let names = std::iter::once(&access.password).chain(&access.other_passwords);
+    let passwords: Vec<Secret> = names
+        .map(|name| password(context, order, name))
+        .collect::<Result<_, _>>()?;
+    Ok(context.bmcs.reach(access, &passwords))
+}
+
+/// A password of the machine's BMC, opened.
+pub(super) fn password(context: &Context, order: &Order, name: &str) -> Result<Secret, Failure> {
+    let place = secret_context(&context.site, order.machine, order.job, name);
+    let sealed = order.secrets.get(name).ok_or_else(|| {
         failure(
             "bmc_password",
             "the order does not carry the BMC's password",
             false,
         )
     })?;
-    let password = context
-        .opening
-        .open(sealed, &place)
-        .map_err(|e| failure("bmc_password", e, false))?;
-    Ok(context.bmcs.reach(access, &password))
+    let opened = context.opening.open(sealed, &place);
+    opened.map_err(|e| failure("bmc_password", e, false))
 }
 
 fn bmc_failure(error: BmcError) -> Failure {

@@ -3,6 +3,7 @@
 
 pub(super) mod driver_boot;
 mod driver_power;
+mod driver_set_password;
 mod image_ensure;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub(super) async fn run(context: Arc<Context>, runner: Runner, work: Work) {
         Action::DriverBoot { device } => driver_boot::run(&context, *device, &teller).await,
         Action::DriverPower { on } => driver_power::run(&context, *on, &teller).await,
         Action::DriverShutdown { grace_s } => driver_power::shut_down(&context, *grace_s, &teller).await,
+        Action::DriverSetPassword { password } => driver_set_password::run(&context, password, &teller).await,
         // What DHCP and HTTP answer follows from these steps being done; there is nothing else to do.
         Action::DhcpBind { .. } | Action::BootLiveos | Action::BootLocal => Ok(()),
         // Ends by the guest's word, which comes to the runner from outside, or by its time limit.

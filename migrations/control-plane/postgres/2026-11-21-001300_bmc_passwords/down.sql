@@ -1,0 +1,3 @@
+ALTER TABLE machines DROP COLUMN bmc_candidates;
+DELETE FROM jobs WHERE instance IS NULL;
+ALTER TABLE jobs ALTER COLUMN instance SET NOT NULL;
