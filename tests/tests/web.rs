@@ -1,8 +1,6 @@
 //! The web UI, driven by Debian's Chromium: the whole way from a new control plane to an instance that is given back, on a
 //! real (virtual) machine, and every page in both languages and themes.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
 use std::time::Duration;
 
 use serde_json::json;

@@ -53,7 +53,9 @@ try {
   tell(`scrolled to the end ${SCROLLS} times, median`, times[SCROLLS / 2])
   tell('slowest of them', times.at(-1))
   check((await rows().count()) < 120, 'all rows are in the document')
-  process.stdout.write(`${await page.locator('table').getAttribute('aria-rowcount')} rows loaded, ${await rows().count()} in the document\n`)
+  process.stdout.write(
+    `${await page.locator('table').getAttribute('aria-rowcount')} rows loaded, ${await rows().count()} in the document\n`,
+  )
   check(page.faults.length === 0, page.faults.join('\n'))
 } catch (error) {
   process.stdout.write(`${error.stack}\n${page.faults.join('\n')}\n`)
