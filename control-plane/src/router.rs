@@ -22,7 +22,7 @@ use crate::{
     api::{
         NO_NUL, access, account, addresses, alerts, audit, emergency_codes, events, images, instance_batches,
         instance_lists, instances, jobs, machine_changes, machine_import, machine_lists, machine_types,
-        machines, overview, projects, rescue, search, signing_keys, sites, sso, stock, users, views,
+        machines, overview, plans, projects, rescue, search, signing_keys, sites, sso, stock, users, views,
         webhooks,
     },
     app::App,
@@ -165,6 +165,8 @@ fn guarded_routes() -> Routes {
         .routes(routes!(instances::create, instance_lists::list))
         .routes(routes!(instance_batches::create))
         .routes(routes!(instance_batches::begin))
+        .routes(routes!(plans::create))
+        .routes(routes!(plans::reinstall))
         .routes(routes!(instances::get, instances::update, instances::delete))
         .routes(routes!(instances::start))
         .routes(routes!(instances::stop))

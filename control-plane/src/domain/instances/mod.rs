@@ -5,6 +5,7 @@ mod dispatch;
 mod offers;
 mod orders;
 mod password;
+mod plan;
 mod work;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,6 +15,7 @@ use slipway_protocol::ids::{InstanceId, JobId};
 pub use create::{NewInstance, Repeatable, check_ssh_key, create};
 pub use dispatch::{Waiting, dispatch};
 pub(super) use offers::{offer_order, offered};
+pub use plan::{NoDisk, On, Plan, plan_create, plan_reinstall};
 pub use work::{Anew, Change as InstanceChange, Work, reset_password, retry, update, work};
 
 use crate::{
