@@ -36,7 +36,7 @@ pub struct NoDiskView {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LastInstallView {
     /// Name of the instance.
-    pub instance: Option<String>,
+    pub instance: String,
     /// Name of its image.
     pub image: Option<String>,
     /// The job that wrote it.

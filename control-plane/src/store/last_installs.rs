@@ -25,7 +25,7 @@ pub struct LastInstall {
     /// When it was asked for.
     pub at: DateTime<Utc>,
     /// The instance's name.
-    pub instance: Option<String>,
+    pub instance: String,
     /// Its image's name.
     pub image: Option<String>,
     /// The disk.
@@ -37,39 +37,34 @@ pub struct LastInstall {
 /// # Errors
 /// When the database fails.
 pub fn on(db: &mut Database, machine: &Machine) -> StoreResult<Option<LastInstall>> {
-    let rows: Vec<(String, String, i64, String)> = jobs::table
+    let of = instances::id.nullable().eq(jobs::instance.nullable());
+    let rows: Vec<(String, String, i64, String, String)> = jobs::table
+        .inner_join(instances::table.on(of))
         .filter(jobs::site.eq(machine.site.as_str()))
         .filter(jobs::machine.eq(machine.id.to_string()))
         .filter(jobs::kind.eq_any(["install", "reinstall"]))
         .order(jobs::id.desc())
         .limit(MOST)
-        .select((jobs::id, jobs::state, jobs::created_at, jobs::instance))
+        .select((
+            jobs::id,
+            jobs::state,
+            jobs::created_at,
+            instances::name,
+            instances::image,
+        ))
         .load(db)?;
-    for (job, state, at, instance) in rows {
+    for (job, state, at, instance, image) in rows {
         let report = reports::of_job(db, parse(&job)?)?;
         let Some(disk) = report.and_then(|(_, report)| report.disk) else {
             continue;
         };
-        let of: Option<(String, String)> = instances::table
-            .find(instance)
-            .select((instances::name, instances::image))
-            .first(db)
-            .optional()?;
-        let (instance, image) = of.unzip();
-        let image = match image {
-            Some(image) => images::table
-                .find(image)
-                .select(images::name)
-                .first(db)
-                .optional()?,
-            None => None,
-        };
+        let image = images::table.find(image).select(images::name).first(db);
         return Ok(Some(LastInstall {
             job,
             state,
             at: time(at),
             instance,
-            image,
+            image: image.optional()?,
             disk,
         }));
     }

@@ -233,7 +233,7 @@ async fn a_plan_to_install_anew_knows_what_is_on_the_disk() {
         let on = plan.on.unwrap();
         let held = on.held.unwrap();
         assert_eq!(
-            (held.instance.as_deref(), held.image.as_deref()),
+            (Some(held.instance.as_str()), held.image.as_deref()),
             (Some("i7"), Some("debian"))
         );
         assert_eq!((held.disk, held.state.as_str()), (disk("A", 100), "done"));
