@@ -176,6 +176,9 @@ pub(crate) struct NewInstance {
     /// File with cloud-init user-data
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
+    /// Say what would be done, and do nothing: machine, disk, what was written to it last, steps
+    #[arg(long, conflicts_with_all = ["count", "wait"])]
+    plan: bool,
     #[command(flatten)]
     wait: Wait,
 }
@@ -282,9 +285,28 @@ fn task(verb: &'static str, instances: Vec<String>, grace: Option<Grace>, wait: 
     }
 }
 
+const PLAN: [(&str, &str); 10] = [
+    ("machine", "/machine/name"),
+    ("address", "/machine/address"),
+    ("waiting", "/waiting"),
+    ("image", "/image/name"),
+    ("serial", "/disk/serial"),
+    ("wwn", "/disk/wwn"),
+    ("model", "/disk/model"),
+    ("bytes", "/disk/size_bytes"),
+    ("no disk", "/no_disk/detail"),
+    ("held", "/held/instance"),
+];
+
 async fn create(client: &Client, format: Format, new: NewInstance) -> anyhow::Result<ExitCode> {
-    let wait = new.wait.wait;
+    let (wait, plan) = (new.wait.wait, new.plan);
     let body = new_instances(new)?;
+    if plan {
+        anyhow::ensure!(body["instance"].is_null(), "--plan goes with one name");
+        let answer = client.post("/api/v1/instances/plan", body).await?;
+        output::print(format, &answer, &PLAN);
+        return Ok(ExitCode::SUCCESS);
+    }
     if body["instance"].is_null() {
         let accepted = client.post("/api/v1/instances", body).await?;
         return work::accepted_one(client, format, &accepted, wait).await;

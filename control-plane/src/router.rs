@@ -20,10 +20,10 @@ use crate::{
         routes::{Needs, needs},
     },
     api::{
-        NO_NUL, access, account, addresses, alerts, audit, bmc_passwords, emergency_codes, events, images, instance_batches,
-        instance_lists, instances, jobs, machine_changes, machine_import, machine_lists, machine_types,
-        machines, overview, projects, rescue, search, signing_keys, sites, sso, stock, users, views,
-        webhooks,
+        NO_NUL, access, account, addresses, alerts, audit, bmc_passwords, emergency_codes, events, images,
+        instance_batches, instance_lists, instances, jobs, machine_changes, machine_import, machine_lists,
+        machine_types, machines, overview, plans, projects, rescue, search, signing_keys, sites, sso, stock,
+        users, views, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -94,7 +94,9 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
 /// An operation's id, by which programs made from the document name it: `get_machines_machine`. Ids must differ
 /// (OpenAPI 3.1, 4.8.10), and the names of our functions do not.
 fn operation_id(method: &Method, path: &str) -> String {
-    let words = path.trim_start_matches("/api/v1").split(|c: char| !c.is_ascii_alphanumeric());
+    let words = path
+        .trim_start_matches("/api/v1")
+        .split(|c: char| !c.is_ascii_alphanumeric());
     let words = words.filter(|word| !word.is_empty());
     let method = method.as_str().to_ascii_lowercase();
     words.fold(method, |id, word| format!("{id}_{word}"))
@@ -140,6 +142,24 @@ fn people_routes() -> Routes {
         .routes(routes!(audit::list))
 }
 
+/// What tenants have.
+fn instance_routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(instances::create, instance_lists::list))
+        .routes(routes!(instance_batches::create))
+        .routes(routes!(instance_batches::begin))
+        .routes(routes!(plans::create))
+        .routes(routes!(plans::reinstall))
+        .routes(routes!(instances::get, instances::update, instances::delete))
+        .routes(routes!(instances::start))
+        .routes(routes!(instances::stop))
+        .routes(routes!(instances::restart))
+        .routes(routes!(instances::reinstall))
+        .routes(routes!(rescue::rescue))
+        .routes(routes!(rescue::reset_password))
+        .routes(routes!(events::instance_timeline))
+}
+
 fn guarded_routes() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(access::metrics))
@@ -174,23 +194,12 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machine_types::preview))
         .routes(routes!(images::upload, images::list))
         .routes(routes!(images::get, images::update, images::delete))
-        .routes(routes!(instances::create, instance_lists::list))
-        .routes(routes!(instance_batches::create))
-        .routes(routes!(instance_batches::begin))
-        .routes(routes!(instances::get, instances::update, instances::delete))
-        .routes(routes!(instances::start))
-        .routes(routes!(instances::stop))
-        .routes(routes!(instances::restart))
-        .routes(routes!(instances::reinstall))
-        .routes(routes!(rescue::rescue))
-        .routes(routes!(rescue::reset_password))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(events::list))
         .routes(routes!(events::machine_timeline))
-        .routes(routes!(events::instance_timeline))
         .routes(routes!(events::job_timeline))
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
@@ -204,7 +213,10 @@ fn guarded_routes() -> Routes {
 
 /// All routes, and the OpenAPI document made from them.
 pub fn routes(app: &Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
-    let (open, guarded) = (open_routes(), guarded_routes().merge(people_routes()));
+    let (open, guarded) = (
+        open_routes(),
+        guarded_routes().merge(instance_routes()).merge(people_routes()),
+    );
     let (guarded, guarded_document) = guarded.with_state(Arc::clone(app)).split_for_parts();
     let (open, open_document) = open.with_state(Arc::clone(app)).split_for_parts();
     let mut document = Document::openapi();

@@ -65,7 +65,10 @@ fn file(name: &str, headers: &HeaderMap) -> Option<Response> {
     });
     let told = answer.headers_mut();
     told.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind(name)));
-    told.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    told.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     told.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     let keep = if name.starts_with("assets/") {
         "public, max-age=31536000, immutable"
@@ -113,7 +116,10 @@ fn index(nonce: &str, secure: bool) -> Response {
     for (name, value) in fixed {
         told.insert(name, HeaderValue::from_static(value));
     }
-    told.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    told.insert(
+        "cross-origin-opener-policy",
+        HeaderValue::from_static("same-origin"),
+    );
     if secure {
         let year = HeaderValue::from_static("max-age=31536000");
         told.insert(header::STRICT_TRANSPORT_SECURITY, year);

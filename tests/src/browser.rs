@@ -19,7 +19,8 @@ pub struct Script {
 
 /// Where screenshots are kept after a run: beside the binaries.
 fn shots() -> anyhow::Result<PathBuf> {
-    let binaries = std::env::var_os("SLIPWAY_BINARIES").context("SLIPWAY_BINARIES is not set: use `make test`")?;
+    let binaries =
+        std::env::var_os("SLIPWAY_BINARIES").context("SLIPWAY_BINARIES is not set: use `make test`")?;
     let folder = Path::new(&binaries).with_file_name("screenshots");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
@@ -88,7 +89,10 @@ impl Script {
     /// # Panics
     /// When it did not, with what it said and `more`.
     pub fn succeeded(&mut self, more: &str) {
-        let status = self.child.wait().expect("a child that was started can be waited for");
+        let status = self
+            .child
+            .wait()
+            .expect("a child that was started can be waited for");
         assert!(status.success(), "{status}\n{}\n{more}", self.said);
     }
 }

@@ -287,6 +287,12 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         "/api/v1/instances/{instance}/reset-password",
         Permission(P::InstancesWrite),
     ),
+    ("POST", "/api/v1/instances/plan", Permission(P::InstancesWrite)),
+    (
+        "POST",
+        "/api/v1/instances/{instance}/reinstall/plan",
+        Permission(P::InstancesWrite),
+    ),
     ("POST", "/api/v1/instances/batch", Permission(P::InstancesWrite)),
     (
         "POST",

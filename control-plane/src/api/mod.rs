@@ -20,6 +20,7 @@ pub mod machine_types;
 pub mod machines;
 mod ordering;
 pub mod overview;
+pub mod plans;
 pub mod projects;
 pub mod rescue;
 pub mod search;

@@ -45,7 +45,11 @@ mod tests {
         for state in JobState::ALL {
             assert_eq!(limit_s("job", state.word()).is_some(), !state.is_final());
         }
-        for word in JobKind::ALL.into_iter().filter_map(|kind| kind.state()).map(InstanceState::word) {
+        for word in JobKind::ALL
+            .into_iter()
+            .filter_map(|kind| kind.state())
+            .map(InstanceState::word)
+        {
             assert_eq!(limit_s("instance", word), Some(7200), "a job works on {word}");
         }
         for word in under_work("instance") {

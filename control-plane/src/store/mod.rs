@@ -19,6 +19,7 @@ pub mod instance_lists;
 pub mod instances;
 pub mod job_lists;
 pub mod jobs;
+pub mod last_installs;
 pub mod leases;
 pub mod logins;
 pub mod machine_lists;

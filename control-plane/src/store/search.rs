@@ -177,7 +177,8 @@ pub fn images(db: &mut Database, sought: &Sought) -> StoreResult<Vec<Hit>> {
     sought.look(|pattern| {
         let named = lower(images::name).like(pattern.clone()).escape('\\');
         let of_id = images::id.like(beginning(&sought.q)).escape('\\');
-        let of_family = images::family.like(pattern).escape('\\');
+        let family = lower(images::family.assume_not_null());
+        let of_family = family.like(pattern).escape('\\');
         let rows = images::table
             .filter(of_family.or(named).or(of_id))
             .order(images::name)
@@ -230,7 +231,7 @@ pub fn users(db: &mut Database, sought: &Sought) -> StoreResult<Vec<Hit>> {
     sought.look(|pattern| {
         let named = lower(users::name).like(pattern.clone()).escape('\\');
         let rows = users::table
-            .filter(users::email.like(pattern).escape('\\').or(named))
+            .filter(named.or(lower(users::email.assume_not_null()).like(pattern).escape('\\')))
             .order(users::name)
             .limit(sought.limit)
             .select((users::id, users::name, users::email));

@@ -32,6 +32,7 @@ mod offline;
 mod openapi;
 mod ordering;
 mod overview;
+mod plans;
 mod scheduler;
 mod search;
 mod signing_keys;

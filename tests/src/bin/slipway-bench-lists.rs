@@ -69,7 +69,7 @@ const ROWS: &[&str] = &[
      SELECT '00000000-0000-7000-a000-' || CAST(100000000000 + i AS TEXT),
         '00000000-0000-7000-9000-' || CAST(100000000000 + i AS TEXT), 's-' || CAST(i / {per} AS TEXT),
         '00000000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT), 'done', 0, 0, 0 FROM n",
-    "UPDATE jobs SET state = 'running', finished_at = NULL WHERE id LIKE '%99'",
+    "UPDATE jobs SET state = 'running', finished_at = NULL, deadline = 4102444800000000 WHERE id LIKE '%99'",
     "UPDATE jobs SET state = 'failed', finished_at = 4102444800000000 WHERE id LIKE '%97'",
     "INSERT INTO states (object, id, state, since) SELECT 'machine', id, state, 0 FROM machines
      UNION ALL SELECT 'instance', id, state, 0 FROM instances UNION ALL SELECT 'job', id, state, 0 FROM jobs",
@@ -235,7 +235,8 @@ async fn main() -> anyhow::Result<()> {
 async fn browse(api: &Api) -> anyhow::Result<()> {
     let password = "look-at-the-lists";
     let change = serde_json::json!({ "password": password });
-    api.call(reqwest::Method::PATCH, "/api/v1/users/demo", Some(change)).await?;
+    api.call(reqwest::Method::PATCH, "/api/v1/users/demo", Some(change))
+        .await?;
     let known = [
         ("SLIPWAY_NAME", "demo".to_owned()),
         ("SLIPWAY_PASSWORD", password.to_owned()),

@@ -95,7 +95,10 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
     println!("{}", ran?);
     if cli.stay {
         fleet.let_in(PASSWORD).await?;
-        println!("{} is up until Ctrl-C; sign in as demo, {PASSWORD}", fleet.api.base());
+        println!(
+            "{} is up until Ctrl-C; sign in as demo, {PASSWORD}",
+            fleet.api.base()
+        );
         tokio::signal::ctrl_c().await?;
     }
     Ok(if good {

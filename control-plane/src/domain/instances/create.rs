@@ -77,7 +77,20 @@ pub async fn create(
     new: NewInstance,
     repeatable: Option<Repeatable>,
 ) -> Result<Vec<(Instance, Job)>, ApiError> {
-    check(&new)?;
+    let (asked, now) = (ask(app, caller, &new, repeatable)?, (app.now)());
+    let made = app.store.transaction(move |db| note(db, new, asked, now)).await?;
+    app.work.notify_one();
+    Ok(made)
+}
+
+/// What comes with a wish that may be made as far as can be told without the store.
+pub(super) fn ask(
+    app: &App,
+    caller: &Caller,
+    new: &NewInstance,
+    repeatable: Option<Repeatable>,
+) -> Result<Asked, ApiError> {
+    check(new)?;
     let target = Target {
         site: Some(new.site.as_str()),
         project: Some(&new.project),
@@ -94,15 +107,11 @@ pub async fn create(
             user_data: new.user_data.as_ref().map(encrypt).transpose()?,
         });
     }
-    let now = (app.now)();
-    let asked = Asked {
+    Ok(Asked {
         caller: caller.clone(),
         each,
         repeatable: repeatable.map(|r| (format!("{}/{}", caller.user, r.key), r.request)),
-    };
-    let made = app.store.transaction(move |db| note(db, new, asked, now)).await?;
-    app.work.notify_one();
-    Ok(made)
+    })
 }
 
 /// One of the instances to be made.
@@ -114,13 +123,14 @@ struct Each {
 }
 
 /// What comes with a wish.
-struct Asked {
+pub(super) struct Asked {
     caller: Caller,
     each: Vec<Each>,
     repeatable: Option<(String, String)>,
 }
 
-fn note(
+/// Notes the wishes.
+pub(super) fn note(
     db: &mut Database,
     new: NewInstance,
     asked: Asked,
@@ -319,12 +329,10 @@ fn check(new: &NewInstance) -> Result<(), ApiError> {
 const MOST_LABELS: usize = 16;
 
 pub(super) fn check_host_name(name: &str) -> Result<(), ApiError> {
-    // `/api/v1/instances/batch` is another address.
-    if name == "batch" {
-        return Err(ApiError::Bad(
-            "name",
-            "`batch` cannot be an instance's name".to_owned(),
-        ));
+    // `/api/v1/instances/batch` and `/api/v1/instances/plan` are other addresses.
+    if ["batch", "plan"].contains(&name) {
+        let detail = format!("`{name}` cannot be an instance's name");
+        return Err(ApiError::Bad("name", detail));
     }
     if SiteId::new(name).is_err() {
         let detail = format!("`{name}` is not a host name: use 1 to 63 of a-z, 0-9 and '-'");

@@ -74,7 +74,7 @@ pub async fn dispatch(app: &App, id: InstanceId) -> Result<Result<SiteId, Waitin
 
 type Found = Result<(Instance, Machine, SealingKey), Waiting>;
 
-fn find_machine(db: &mut Database, id: InstanceId) -> Result<Found, ApiError> {
+pub(super) fn find_machine(db: &mut Database, id: InstanceId) -> Result<Found, ApiError> {
     let Some(instance) = instances::by_id(db, id)? else {
         return Ok(Err("it is gone".to_owned()));
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use slipway_protocol::{
     ids::{Digest, JobId},
-    order::{BmcAccess, Hardware, Order, secret_context},
+    order::{BmcAccess, Hardware, Order, Step, secret_context},
     seal::{self, Sealed, SealingKey, Secret},
 };
 
@@ -117,6 +117,27 @@ pub(super) fn install_order(
         nonce_sha256: Digest::of(nonce.reveal().as_bytes()),
         secrets: sealer.secrets,
     }))
+}
+
+/// The steps of an install, as they would be; without secrets, which no step holds.
+pub(super) fn install_steps(instance: &Instance, machine: &Machine, wipe: bool) -> Vec<Step> {
+    let order = install::compile(Install {
+        machine: machine.id,
+        job: instance.job,
+        deadline: DateTime::<Utc>::MAX_UTC,
+        hardware: hardware(machine),
+        address: machine.address,
+        image: instance.image,
+        disk: instance.wish.disk.clone(),
+        wipe_data_disks: wipe,
+        instance_id: instance.id.to_string(),
+        hostname: instance.name.clone(),
+        user: instance.wish.user.clone(),
+        ssh_keys: instance.wish.ssh_keys.clone(),
+        nonce_sha256: Digest::of(&[]),
+        secrets: BTreeMap::new(),
+    });
+    order.steps
 }
 
 /// An instance's machine as orders see it that leave its system in place.

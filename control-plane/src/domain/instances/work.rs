@@ -127,7 +127,7 @@ pub async fn work(app: &App, caller: &Caller, key: String, what: Work) -> Result
     Ok(made)
 }
 
-fn may_begin(instance: &Instance, kind: JobKind) -> Result<InstanceState, ApiError> {
+pub(super) fn may_begin(instance: &Instance, kind: JobKind) -> Result<InstanceState, ApiError> {
     if instance.locked {
         let detail = format!("instance `{}` is locked; unlock it first", instance.name);
         return Err(ApiError::Conflict("instance_locked", detail));
@@ -242,7 +242,12 @@ pub async fn reset_password(
 }
 
 /// The instance with what it is to be installed anew with.
-async fn renewed(app: &App, caller: &Caller, instance: Instance, anew: Anew) -> Result<Instance, ApiError> {
+pub(super) async fn renewed(
+    app: &App,
+    caller: &Caller,
+    instance: Instance,
+    anew: Anew,
+) -> Result<Instance, ApiError> {
     let mut instance = instance;
     if let Some(user) = anew.user {
         check_user(&user)?;

@@ -192,6 +192,16 @@ export const pages = {
     failedTitle: 'Failed: {what}',
     waits: 'Waits',
   },
+  plan: {
+    title: 'What would be done',
+    waits: 'It would wait',
+    noDisk: 'No disk can be named',
+    later: 'not known yet',
+    disk: 'Disk to be overwritten',
+    held: 'What is on it',
+    lastInstall: '{instance} ({image}), installed',
+    unknown: 'Slipway has not written to it; that does not say that it is empty.',
+  },
   job: {
     title: 'Job: {kind}',
     none: 'No job yet.',

@@ -187,6 +187,16 @@ export const pages = {
     failedTitle: '失败：{what}',
     waits: '等待中',
   },
+  plan: {
+    title: '将要执行的操作',
+    waits: '需要等待',
+    noDisk: '无法确定磁盘',
+    later: '尚未确定',
+    disk: '将被覆盖的磁盘',
+    held: '磁盘上的内容',
+    lastInstall: '{instance}（{image}），安装于',
+    unknown: 'Slipway 没有写入过；这并不表示它是空的。',
+  },
   job: {
     title: '任务：{kind}',
     none: '还没有任务。',
