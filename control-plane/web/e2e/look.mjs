@@ -26,7 +26,7 @@ async function pages(page) {
   const job = await first('/api/v1/jobs?state=done&limit=1')
   const user = await first('/api/v1/users?limit=1')
   const press = (text) => async (at) => at.getByRole('button', { name: text, exact: true }).first().click()
-  const tab = (index) => async (at) => at.locator('.n-tabs-tab').nth(index).click()
+  const tab = (index) => async (at) => at.getByRole('tab').nth(index).click()
   return [
     ['overview', '/'],
     ['welcome', '/welcome'],
