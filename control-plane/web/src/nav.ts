@@ -13,6 +13,7 @@ import {
   LayoutDashboard,
   ListChecks,
   PackageOpen,
+  Radar,
   Server,
   ShieldCheck,
   Users,
@@ -48,6 +49,7 @@ const operations: Group[] = [
     name: 'inventory',
     pages: [
       { name: 'machines', to: '/machines', icon: Server, needs: 'machines.read' },
+      { name: 'discovered', to: '/discovered', icon: Radar, needs: 'machines.read' },
       { name: 'machineTypes', to: '/machine-types', icon: Cpu, needs: 'machines.read' },
       { name: 'stock', to: '/stock', icon: PackageOpen, needs: 'machines.read' },
       { name: 'images', to: '/images', icon: HardDrive, needs: 'images.read' },

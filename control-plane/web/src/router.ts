@@ -11,6 +11,7 @@ export const pages = [
   page('/sites/:id', () => import('@/pages/Site.vue')),
   page('/machines', () => import('@/pages/Machines.vue')),
   page('/machines/:id', () => import('@/pages/Machine.vue')),
+  page('/discovered', () => import('@/pages/Discovered.vue')),
   page('/machine-types', () => import('@/pages/MachineTypes.vue')),
   page('/stock', () => import('@/pages/Stock.vue')),
   page('/images', () => import('@/pages/Images.vue')),

@@ -30,6 +30,7 @@ describe('rights', () => {
     expect(names('console', ['instances.read'])).toEqual(['instances'])
     expect(names('operations', ['machines.read', 'audit.read'])).toEqual([
       'machines',
+      'discovered',
       'machineTypes',
       'stock',
       'audit',

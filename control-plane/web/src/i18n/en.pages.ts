@@ -91,6 +91,11 @@ export const pages = {
       'The BMC of {name} gets a new random password, which nobody is shown. The server itself is not touched.',
     deleteWarn: '{name} and its history are removed for good.',
   },
+  discovered: {
+    what: 'Machines that booted at a site which looks at unknown machines, and that nobody has enrolled.',
+    none: 'None. A site looks at unknown machines if its settings say so and it has a discovery pool.',
+    enrol: 'Enrol',
+  },
   move: {
     shelve: 'Shelve',
     unshelve: 'Unshelve',
@@ -137,6 +142,18 @@ export const pages = {
     runThis: 'Run this on the edge box, and paste the token when it asks:',
     tokenPage: 'An edge appliance takes it on its set-up page.',
     rejoin: 'Join again, after a box was lost or replaced',
+    edit: 'Settings of {name}',
+    settings: 'Settings',
+    failures: 'Failures that hold it back',
+    failuresHint: 'So many failed installs within half an hour stop new ones',
+    hours: 'For how many hours',
+    may: {
+      restart: 'restart',
+      power_off: 'switch off',
+      power_on: 'switch on',
+      rescue: 'rescue',
+      release: 'release',
+    },
     revoke: 'Revoke the edge',
     revokeWarn:
       'The edge of {name} is shut out at once: its certificates are refused. A new box joins with a new token.',

@@ -34,6 +34,7 @@ export const en = {
     overview: 'Overview',
     sites: 'Sites',
     machines: 'Machines',
+    discovered: 'Discovered',
     machineTypes: 'Machine types',
     stock: 'Stock',
     images: 'Images',
@@ -185,6 +186,8 @@ export const en = {
     over: 'over',
     deprecated: 'deprecated',
     disabled: 'disabled',
+    newest: 'newest',
+    trusted: 'trusted',
   },
   kind: {
     install: 'install',

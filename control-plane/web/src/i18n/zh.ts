@@ -33,6 +33,7 @@ export const zh = {
     overview: '总览',
     sites: '站点',
     machines: '机器',
+    discovered: '待登记',
     machineTypes: '机型',
     stock: '库存',
     images: '镜像',
@@ -183,6 +184,8 @@ export const zh = {
     over: '已解除',
     deprecated: '已弃用',
     disabled: '已停用',
+    newest: '最新',
+    trusted: '受信任',
   },
   kind: {
     install: '装机',
