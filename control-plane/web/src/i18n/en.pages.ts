@@ -147,6 +147,13 @@ export const pages = {
     failures: 'Failures that hold it back',
     failuresHint: 'So many failed installs within half an hour stop new ones',
     hours: 'For how many hours',
+    code: 'Emergency code',
+    codeSet: 'set',
+    codeMake: 'Make a new one',
+    codeWarn:
+      'People at the edge box use it while the site is cut off. A former one is void once the edge has heard of this.',
+    codeDrop: 'Nobody can do anything at the edge box any more while the site is cut off.',
+    codeOnce: 'The emergency code, shown this once',
     may: {
       restart: 'restart',
       power_off: 'switch off',

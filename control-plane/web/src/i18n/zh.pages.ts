@@ -145,6 +145,12 @@ export const pages = {
     failures: '暂停装机的失败数',
     failuresHint: '半小时内失败达到此数时停止新的装机',
     hours: '多少小时内有效',
+    code: '应急码',
+    codeSet: '已设置',
+    codeMake: '生成新的应急码',
+    codeWarn: '断网期间，边缘节点旁的人员凭它操作。边缘节点得知后，旧的应急码作废。',
+    codeDrop: '断网期间将无法在边缘节点上进行任何操作。',
+    codeOnce: '应急码仅显示这一次',
     may: {
       restart: '重启',
       power_off: '关机',
