@@ -8,14 +8,14 @@ use slipway_lab::{
     commands::{
         down::{Disks, down},
         exec::{Place, command},
-        up::{Spec, up},
+        up::Spec,
     },
     state::{Lab, LabId},
 };
 
 use crate::{
     terminal::{Answer, Running},
-    world::{Parts, wait_for},
+    world::{Parts, fresh_lab, wait_for},
 };
 
 /// The centre's address in handbooks.
@@ -42,15 +42,7 @@ impl Newcomer {
     /// # Errors
     /// When the lab cannot be made; nothing is left then.
     pub fn arrive(name: &str, spec: &Spec, parts: Parts) -> anyhow::Result<Self> {
-        let id = LabId::new("/var/tmp/slipway-lab", name)?;
-        let program = Some(parts.binaries.join("slipway-lab"));
-        let lab = up(
-            &id,
-            &Spec {
-                program,
-                ..spec.clone()
-            },
-        )?;
+        let (id, lab) = fresh_lab(name, spec, &parts)?;
         let newcomer = Self {
             folder: id.folder().join("newcomer"),
             id,

@@ -137,12 +137,7 @@ impl World {
         api_at: SocketAddr,
     ) -> anyhow::Result<(Self, String)> {
         slipway_bus::tls::install_provider();
-        let id = LabId::new("/var/tmp/slipway-lab", name)?;
-        let spec = Spec {
-            program: Some(parts.binaries.join("slipway-lab")),
-            ..spec.clone()
-        };
-        let lab = up(&id, &spec)?;
+        let (id, lab) = fresh_lab(name, spec, &parts)?;
         let folder = id.folder().join("world");
         std::fs::create_dir_all(&folder)?;
         let listener =
@@ -472,6 +467,19 @@ fn kill(child: &mut Option<Child>) {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// A lab of that name where nothing runs. One that a killed run left behind is taken down first: names of labs are those of
+/// tests, so nobody else uses it.
+pub(crate) fn fresh_lab(name: &str, spec: &Spec, parts: &Parts) -> anyhow::Result<(LabId, Lab)> {
+    let id = LabId::new("/var/tmp/slipway-lab", name)?;
+    down(&id, Disks::Remove)?;
+    let spec = Spec {
+        program: Some(parts.binaries.join("slipway-lab")),
+        ..spec.clone()
+    };
+    let lab = up(&id, &spec)?;
+    Ok((id, lab))
 }
 
 impl Drop for World {

@@ -232,12 +232,22 @@ async fn flipped_report_is_counted(
     );
 }
 
-/// Ten kills at moments spread over an install, of the edge (and the site's broker with it) and the control plane (and
-/// the central broker with it) in turn.
+/// Kills of the edge (and the site's broker with it) and the control plane (and the central broker with it) in turn, each
+/// during an install: one kill each.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_of_every_process_during_installs_end_installed() {
+    installs_with_kills([1, 5, 9]).await;
+}
+
+/// The same at ten moments spread over an install.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_kills_at_ten_moments_end_installed() {
+    installs_with_kills(0..10).await;
+}
+
+async fn installs_with_kills(rounds: impl IntoIterator<Item = u64>) {
     let mut world = world("t-kill", &Spec::default()).await;
-    for round in 0..10_u64 {
+    for round in rounds {
         let name = format!("kill-{round}");
         let (_, job) = world.install(&name, "tiny", json!({})).await.unwrap();
         // Moments from "just dispatched" to "guest booting", some 0.2 to 9.4 s after the request.

@@ -1,6 +1,8 @@
 //! The web UI, driven by Debian's Chromium: the whole way from a new control plane to an instance that is given back, on a
 //! real (virtual) machine, and every page in both languages and themes.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -52,8 +54,18 @@ async fn a_newcomer_installs_by_the_web_ui_alone() {
     script.succeeded(&world.console(0));
 }
 
+/// Both languages, both themes and the phone, but not each pair of them, which takes a minute more each.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_is_whole_in_both_languages_and_themes() {
+    look_at_every_page("en-light zh-dark phone").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_every_page_is_whole_in_each_language_and_theme() {
+    look_at_every_page("en-light en-dark zh-light zh-dark phone").await;
+}
+
+async fn look_at_every_page(looks: &str) {
     let spec = fleet::Spec {
         sites: 3,
         machines: 5,
@@ -72,6 +84,7 @@ async fn every_page_is_whole_in_both_languages_and_themes() {
     let known = [
         ("SLIPWAY_NAME", "demo".to_owned()),
         ("SLIPWAY_PASSWORD", PASSWORD.to_owned()),
+        ("SLIPWAY_LOOKS", looks.to_owned()),
     ];
     for name in ["seed.mjs", "keyboard.mjs", "look.mjs"] {
         let mut script = Script::start(name, world.api.base(), &known).unwrap();

@@ -1,6 +1,7 @@
 // Every page, in both languages and both themes, wide and on a phone: a screenshot, no error, nothing that axe finds
 // serious, nothing that overflows.
 //   SLIPWAY_URL, SLIPWAY_NAME, SLIPWAY_PASSWORD, SLIPWAY_SHOTS; with words, only pages whose name holds one of them.
+//   SLIPWAY_LOOKS: only these, as in "en-light zh-dark phone".
 
 import { mkdir } from 'node:fs/promises'
 import { AxeBuilder } from '@axe-core/playwright'
@@ -13,6 +14,8 @@ const {
   SLIPWAY_SHOTS: folder,
 } = process.env
 const words = process.argv.slice(2)
+const pairs = LANGUAGES.flatMap((language) => THEMES.map((theme) => ({ language, theme })))
+const looks = (process.env.SLIPWAY_LOOKS ?? 'en-light en-dark zh-light zh-dark phone').split(' ')
 const faults = []
 
 /** The pages: a name, an address, and what is to be done there before one looks. */
@@ -73,9 +76,6 @@ async function pages(page) {
   ].filter(([name]) => words.length === 0 || words.some((word) => name.includes(word)))
 }
 
-/** Where axe looks: at each theme and each language, not at all four pairs of them, which differ in nothing it sees. */
-const AXE = ['en light', 'zh dark', 'phone']
-
 /** What of a page is wider than the window, which makes all of it scroll sideways. */
 const overflow = (page) =>
   page.evaluate(() => {
@@ -86,7 +86,6 @@ const overflow = (page) =>
 async function judge(page, label) {
   const wide = await overflow(page)
   if (wide > 0) faults.push(`${label}: the page is ${wide} px wider than the window`)
-  if (!AXE.some((words) => label.startsWith(words))) return
   const found = await new AxeBuilder({ page })
     .withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'])
     .analyze()
@@ -105,7 +104,26 @@ async function look(page, [name, path, act], folder) {
   if (act) await act(page)
   await page.waitForTimeout(act ? 350 : 120) // what is opened moves into its place
   await page.screenshot({ path: `${folder}/${name}.png` })
-  return name
+}
+
+/** Looks at every page as one visitor sees it; on the phone only at those that need nothing to be pressed. */
+async function walk(page, how) {
+  const own = `${folder}/${how}`
+  await mkdir(own, { recursive: true })
+  await look(page, ['login', '/login'], own)
+  await judge(page, `${how} login`)
+  await signIn(page, name, password)
+  for (const one of await pages(page)) {
+    if (how === 'phone' && one[2]) continue
+    try {
+      await look(page, one, own)
+      await judge(page, `${how} ${one[0]}`)
+    } catch (error) {
+      faults.push(`${how} ${one[0]}: ${error.message.split('\n')[0]}`)
+    }
+  }
+  faults.push(...page.faults.map((fault) => `${how} ${fault}`))
+  await page.context().close()
 }
 
 /** A refusal is an answer, not a fault, where a page that is not there is asked for. */
@@ -113,37 +131,14 @@ const tolerate = (fault) => /status of 404/.test(fault)
 
 const browser = await launch()
 try {
-  for (const language of LANGUAGES) {
-    for (const theme of THEMES) {
-      const own = `${folder}/${language}-${theme}`
-      await mkdir(own, { recursive: true })
-      const page = await visitor(browser, url, { language, theme, tolerate })
-      await page.goto('/login')
-      await settled(page)
-      await page.screenshot({ path: `${own}/login.png` })
-      await judge(page, `${language} ${theme} login`)
-      await signIn(page, name, password)
-      for (const one of await pages(page)) {
-        try {
-          await look(page, one, own)
-          await judge(page, `${language} ${theme} ${one[0]}`)
-        } catch (error) {
-          faults.push(`${language} ${theme} ${one[0]}: ${error.message.split('\n')[0]}`)
-        }
-      }
-      faults.push(...page.faults.map((fault) => `${language} ${theme} ${fault}`))
-      await page.context().close()
-    }
+  for (const { language, theme } of pairs) {
+    const how = `${language}-${theme}`
+    if (!looks.includes(how)) continue
+    await walk(await visitor(browser, url, { language, theme, tolerate }), how)
   }
-  const phone = await visitor(browser, url, { width: 390, height: 844, tolerate })
-  await mkdir(`${folder}/phone`, { recursive: true })
-  await signIn(phone, name, password)
-  for (const one of await pages(phone)) {
-    if (one[2]) continue
-    await look(phone, one, `${folder}/phone`)
-    await judge(phone, `phone ${one[0]}`)
+  if (looks.includes('phone')) {
+    await walk(await visitor(browser, url, { width: 390, height: 844, tolerate }), 'phone')
   }
-  faults.push(...phone.faults.map((fault) => `phone ${fault}`))
 } finally {
   await browser.close()
 }
