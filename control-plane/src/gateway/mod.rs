@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 use slipway_bus::{Event, Publish};
 use slipway_protocol::{
@@ -47,6 +47,15 @@ const BATCH: usize = 64;
 const UNKNOWN_TOPIC: &str = "unknown_topic";
 /// How long a sync request stays good.
 const SYNC_VALIDITY: TimeDelta = TimeDelta::minutes(5);
+
+/// What an edge said when it came, or says now and then.
+struct Greeting {
+    hello: Hello,
+    /// When, by its own clock. What answers it is good from then on by that clock, whatever ours says.
+    said_at: DateTime<Utc>,
+    /// Whether it is fresh by our clock, too: only then does it say anything about the site as it is now.
+    in_time: bool,
+}
 
 /// Why a message was not acted upon.
 #[derive(Debug, thiserror::Error)]
@@ -185,9 +194,11 @@ impl Gateway {
     async fn take(&mut self, topic: &Topic, payload: &Bytes) -> Result<&'static str, Refusal> {
         match topic {
             Topic::Hello(site) => {
-                let hello = self.open::<Hello>(topic, payload).await?;
-                self.records.heard(site, true).await?;
-                self.compare(site, hello.body()).await?;
+                let hello = self.open_hello(topic, payload).await?;
+                if hello.in_time {
+                    self.records.heard(site, true).await?;
+                }
+                self.compare(site, &hello).await?;
                 Ok("hello")
             }
             Topic::Machine(site, mac) => {
@@ -211,19 +222,61 @@ impl Gateway {
         topic: &Topic,
         payload: &Bytes,
     ) -> Result<Verified<T>, Refusal> {
+        self.open_at(topic, payload, self.records.now()).await
+    }
+
+    /// The same by another time than ours.
+    async fn open_at<T: DeserializeOwned>(
+        &self,
+        topic: &Topic,
+        payload: &Bytes,
+        now: DateTime<Utc>,
+    ) -> Result<Verified<T>, Refusal> {
         let site = topic.site();
         let keys = self.records.keys(BTreeSet::from([site.clone()])).await?;
         let key = keys.get(site).ok_or_else(|| Refusal::NotJoined(site.clone()))?;
         let expect = Expect {
-            now: self.records.now(),
+            now,
             held: None,
         };
         Ok(KeyRing::new([*key]).open::<T>(topic, payload, expect)?)
     }
 
+    /// Verifies a hello. One that is too old by our clock is heard from an edge that has just started: which of the two
+    /// clocks is wrong nobody here knows, and an edge whose disk is older than its deeds must be told of them before it
+    /// goes on. A replay of such a hello gains nothing: the answers are good by the clock of the one who said it.
+    async fn open_hello(&self, topic: &Topic, payload: &Bytes) -> Result<Greeting, Refusal> {
+        let now = self.records.now();
+        let (hello, in_time) = match self.open_at::<Hello>(topic, payload, now).await {
+            Ok(hello) => (hello, true),
+            Err(Refusal::Open(expired @ OpenError::Expired { .. })) => {
+                let hello = self.open_at::<Hello>(topic, payload, DateTime::<Utc>::MIN_UTC).await?;
+                if !hello.body().starting {
+                    return Err(expired.into());
+                }
+                warn!(
+                    site = %topic.site(), theirs = %hello.header().issued_at, ours = %now,
+                    "the clock of a site is not ours: its edge has started and is told what it had done, orders will not \
+                     reach it until the clocks agree"
+                );
+                (hello, false)
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        let said_at = hello.header().issued_at;
+        Ok(Greeting {
+            hello: hello.into_body(),
+            said_at,
+            in_time,
+        })
+    }
+
     /// Compares what an edge holds with what it should, and sends or asks for the difference.
-    async fn compare(&mut self, site: &SiteId, hello: &Hello) -> Result<(), Refusal> {
-        self.records.takes_leases(site, hello.leases.is_some()).await?;
+    async fn compare(&mut self, site: &SiteId, greeting: &Greeting) -> Result<(), Refusal> {
+        let Greeting { hello, said_at, in_time } = greeting;
+        if *in_time {
+            self.records.takes_leases(site, hello.leases.is_some()).await?;
+        }
         let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
             return Ok(());
         };
@@ -234,15 +287,17 @@ impl Gateway {
         }
         match answer_hello(&wanted.holdings(), &received, hello) {
             HelloAnswer::InSync => {
-                self.records.confirmed(site, wanted.config()).await?;
-                if hello.leases.is_some() {
-                    self.records.holds_leases(site, wanted.leases()).await?;
+                if *in_time {
+                    self.records.confirmed(site, wanted.config()).await?;
+                    if hello.leases.is_some() {
+                        self.records.holds_leases(site, wanted.leases()).await?;
+                    }
                 }
                 if hello.starting {
-                    self.ask(site, &SyncRequest::Nothing);
+                    self.ask(site, *said_at, &SyncRequest::Nothing);
                 }
             }
-            HelloAnswer::AskLists => self.ask(site, &SyncRequest::Lists),
+            HelloAnswer::AskLists => self.ask(site, *said_at, &SyncRequest::Lists),
             HelloAnswer::Exchange {
                 send,
                 want_reports,
@@ -254,7 +309,7 @@ impl Gateway {
                     ahead = ahead.len(), "holdings differ"
                 );
                 // An order must not find the edge without what was done of it: it goes out at a later hello.
-                self.tell_reports(site, &tell_reports).await?;
+                self.tell_reports(site, *said_at, &tell_reports).await?;
                 let waits = |document: &Document| {
                     document.kind == Kind::Order && tell_reports.contains(&document.subject)
                 };
@@ -264,25 +319,32 @@ impl Gateway {
                 if !want_reports.is_empty() {
                     self.ask(
                         site,
+                        *said_at,
                         &SyncRequest::Reports {
                             subjects: want_reports,
                         },
                     );
                 }
-                self.raise(site, ahead).await?;
+                if *in_time {
+                    self.raise(site, ahead).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Tells an edge its own reports.
-    async fn tell_reports(&mut self, site: &SiteId, subjects: &[String]) -> Result<(), Refusal> {
+    /// Tells an edge its own reports, good by its own clock.
+    async fn tell_reports(
+        &mut self,
+        site: &SiteId,
+        issued_at: DateTime<Utc>,
+        subjects: &[String],
+    ) -> Result<(), Refusal> {
         for machine in subjects.iter().filter_map(|subject| subject.parse().ok()) {
             let Some((revision, report)) = self.records.report(machine).await? else {
                 continue;
             };
             let topic = Topic::ReportBack(site.clone(), machine);
-            let issued_at = self.records.now();
             let stamp = Stamp {
                 revision,
                 issued_at,
@@ -350,14 +412,14 @@ impl Gateway {
         }
     }
 
-    fn ask<T: Serialize>(&self, site: &SiteId, request: &T) {
+    /// Asks an edge for something, by its own clock.
+    fn ask<T: Serialize>(&self, site: &SiteId, issued_at: DateTime<Utc>, request: &T) {
         let topic = Topic::Sync(site.clone());
-        let now = self.records.now();
-        let revision = now.timestamp_millis().cast_unsigned();
+        let revision = issued_at.timestamp_millis().cast_unsigned();
         let stamp = Stamp {
             revision,
-            issued_at: now,
-            expires_at: now + SYNC_VALIDITY,
+            issued_at,
+            expires_at: issued_at + SYNC_VALIDITY,
         };
         // The edge says hello again at its next tick.
         let _ = self.client.publish(
