@@ -3,6 +3,7 @@
 
 mod admitted;
 mod broker;
+mod comparison;
 mod intake;
 pub mod records;
 mod wanted;
@@ -13,15 +14,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Serialize, de::DeserializeOwned};
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use slipway_bus::{Event, Publish};
 use slipway_protocol::{
     ids::SiteId,
-    keys::{Expect, KeyRing, OpenError, Stamp, Verified},
+    keys::{Expect, KeyRing, OpenError, Verified},
     report::{MachineSeen, Presence},
-    sync::{Document, Held, Hello, HelloAnswer, SyncRequest, answer_hello},
-    topic::{Kind, Topic},
+    sync::Document,
+    topic::Topic,
 };
 use tokio::sync::{
     broadcast::{self, error::RecvError},
@@ -45,18 +46,6 @@ pub use intake::Opened;
 const BATCH: usize = 64;
 /// Code of a message on a topic that no site says anything on.
 const UNKNOWN_TOPIC: &str = "unknown_topic";
-/// How long a sync request stays good.
-const SYNC_VALIDITY: TimeDelta = TimeDelta::minutes(5);
-
-/// What an edge said when it came, or says now and then.
-struct Greeting {
-    hello: Hello,
-    /// When, by its own clock. What answers it is good from then on by that clock, whatever ours says.
-    said_at: DateTime<Utc>,
-    /// Whether it is fresh by our clock, too: only then does it say anything about the site as it is now.
-    in_time: bool,
-}
-
 /// Why a message was not acted upon.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -235,137 +224,8 @@ impl Gateway {
         let site = topic.site();
         let keys = self.records.keys(BTreeSet::from([site.clone()])).await?;
         let key = keys.get(site).ok_or_else(|| Refusal::NotJoined(site.clone()))?;
-        let expect = Expect {
-            now,
-            held: None,
-        };
+        let expect = Expect { now, held: None };
         Ok(KeyRing::new([*key]).open::<T>(topic, payload, expect)?)
-    }
-
-    /// Verifies a hello. One that is too old by our clock is heard from an edge that has just started: which of the two
-    /// clocks is wrong nobody here knows, and an edge whose disk is older than its deeds must be told of them before it
-    /// goes on. A replay of such a hello gains nothing: the answers are good by the clock of the one who said it.
-    async fn open_hello(&self, topic: &Topic, payload: &Bytes) -> Result<Greeting, Refusal> {
-        let now = self.records.now();
-        let (hello, in_time) = match self.open_at::<Hello>(topic, payload, now).await {
-            Ok(hello) => (hello, true),
-            Err(Refusal::Open(expired @ OpenError::Expired { .. })) => {
-                let hello = self.open_at::<Hello>(topic, payload, DateTime::<Utc>::MIN_UTC).await?;
-                if !hello.body().starting {
-                    return Err(expired.into());
-                }
-                warn!(
-                    site = %topic.site(), theirs = %hello.header().issued_at, ours = %now,
-                    "the clock of a site is not ours: its edge has started and is told what it had done, orders will not \
-                     reach it until the clocks agree"
-                );
-                (hello, false)
-            }
-            Err(refusal) => return Err(refusal),
-        };
-        let said_at = hello.header().issued_at;
-        Ok(Greeting {
-            hello: hello.into_body(),
-            said_at,
-            in_time,
-        })
-    }
-
-    /// Compares what an edge holds with what it should, and sends or asks for the difference.
-    async fn compare(&mut self, site: &SiteId, greeting: &Greeting) -> Result<(), Refusal> {
-        let Greeting { hello, said_at, in_time } = greeting;
-        if *in_time {
-            self.records.takes_leases(site, hello.leases.is_some()).await?;
-        }
-        let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
-            return Ok(());
-        };
-        let held = self.records.received(site).await?;
-        let mut received = slipway_protocol::sync::Holdings::default();
-        for (machine, revision) in held {
-            received.hold(Kind::Report, machine, revision);
-        }
-        match answer_hello(&wanted.holdings(), &received, hello) {
-            HelloAnswer::InSync => {
-                if *in_time {
-                    self.records.confirmed(site, wanted.config()).await?;
-                    if hello.leases.is_some() {
-                        self.records.holds_leases(site, wanted.leases()).await?;
-                    }
-                }
-                if hello.starting {
-                    self.ask(site, *said_at, &SyncRequest::Nothing);
-                }
-            }
-            HelloAnswer::AskLists => self.ask(site, *said_at, &SyncRequest::Lists),
-            HelloAnswer::Exchange {
-                send,
-                want_reports,
-                tell_reports,
-                ahead,
-            } => {
-                info!(
-                    %site, send = send.len(), want = want_reports.len(), tell = tell_reports.len(),
-                    ahead = ahead.len(), "holdings differ"
-                );
-                // An order must not find the edge without what was done of it: it goes out at a later hello.
-                self.tell_reports(site, *said_at, &tell_reports).await?;
-                let waits = |document: &Document| {
-                    document.kind == Kind::Order && tell_reports.contains(&document.subject)
-                };
-                for document in send.into_iter().filter(|document| !waits(document)) {
-                    self.send(site, &document).await;
-                }
-                if !want_reports.is_empty() {
-                    self.ask(
-                        site,
-                        *said_at,
-                        &SyncRequest::Reports {
-                            subjects: want_reports,
-                        },
-                    );
-                }
-                if *in_time {
-                    self.raise(site, ahead).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells an edge its own reports, good by its own clock.
-    async fn tell_reports(
-        &mut self,
-        site: &SiteId,
-        issued_at: DateTime<Utc>,
-        subjects: &[String],
-    ) -> Result<(), Refusal> {
-        for machine in subjects.iter().filter_map(|subject| subject.parse().ok()) {
-            let Some((revision, report)) = self.records.report(machine).await? else {
-                continue;
-            };
-            let topic = Topic::ReportBack(site.clone(), machine);
-            let stamp = Stamp {
-                revision,
-                issued_at,
-                expires_at: issued_at + SYNC_VALIDITY,
-            };
-            let payload = self.records.signer(site).seal(&topic, stamp, &report);
-            // What does not go out now is told at the edge's next hello.
-            let _ = self.client.publish(&topic.to_string(), payload);
-        }
-        Ok(())
-    }
-
-    /// After the restore of an old backup an edge holds revisions that this control plane never gave out: what is in
-    /// force is issued anew, above them.
-    async fn raise(&mut self, site: &SiteId, ahead: Vec<Held>) -> Result<(), Refusal> {
-        if ahead.is_empty() {
-            return Ok(());
-        }
-        self.records.raise(site, ahead).await?;
-        self.push(site.as_str()).await;
-        Ok(())
     }
 
     /// Sends these sites what they should hold and were not sent yet over this connection.
@@ -410,21 +270,5 @@ impl Gateway {
             self.sent
                 .insert((site.clone(), document.clone()), sealed.revision);
         }
-    }
-
-    /// Asks an edge for something, by its own clock.
-    fn ask<T: Serialize>(&self, site: &SiteId, issued_at: DateTime<Utc>, request: &T) {
-        let topic = Topic::Sync(site.clone());
-        let revision = issued_at.timestamp_millis().cast_unsigned();
-        let stamp = Stamp {
-            revision,
-            issued_at,
-            expires_at: issued_at + SYNC_VALIDITY,
-        };
-        // The edge says hello again at its next tick.
-        let _ = self.client.publish(
-            &topic.to_string(),
-            self.records.signer(site).seal(&topic, stamp, request),
-        );
     }
 }

@@ -11,6 +11,7 @@ mod attacks;
 mod batches;
 mod bmc_password_story;
 mod bmc_passwords;
+mod clocks;
 mod common;
 mod cut_off;
 mod edges;
