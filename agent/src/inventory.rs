@@ -86,6 +86,7 @@ pub fn nics(root: &Path) -> Vec<Nic> {
             // -1 and "unknown" stand for no link
             speed_mbit: text(&dir.join("speed")).and_then(|t| t.parse().ok()),
             link: text(&dir.join("carrier")).as_deref() == Some("1"),
+            neighbour: None,
         });
     }
     nics

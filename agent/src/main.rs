@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use slipway_agent::{
     env::{Env, Files, Hardware},
     fetch::Edge,
-    init, net, run,
+    init,
+    lldp::Neighbours,
+    net, run,
     steps::Machine,
 };
 use slipway_protocol::{
@@ -64,11 +66,9 @@ fn live() -> anyhow::Result<()> {
     block_on(async {
         net::set_up(&config).await?;
         info!(address = %config.address, mac = %config.mac, "network is up");
-        run::run(
-            machine(config, Box::new(Hardware::default()))?,
-            CancellationToken::new(),
-        )
-        .await
+        net::raise_others(config.mac).await;
+        let machine = machine(config, Box::new(Hardware::default()), Neighbours::listen())?;
+        run::run(machine, CancellationToken::new()).await
     })
 }
 
@@ -96,7 +96,7 @@ fn plain() -> anyhow::Result<()> {
     }
     let config = read_config(&config.context("--config is missing")?)?;
     let root = root.context("--root is missing: as a plain process the agent works on files only")?;
-    let machine = machine(config, Box::new(Files { root }))?;
+    let machine = machine(config, Box::new(Files { root }), Neighbours::default())?;
     block_on(run::run(machine, CancellationToken::new()))
 }
 
@@ -110,13 +110,14 @@ fn read_config(path: &PathBuf) -> anyhow::Result<BootConfig> {
     serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
 }
 
-fn machine(config: BootConfig, env: Box<dyn Env>) -> anyhow::Result<Machine> {
+fn machine(config: BootConfig, env: Box<dyn Env>, neighbours: Neighbours) -> anyhow::Result<Machine> {
     let (opening, _) = OpeningKey::generate()?;
     Ok(Machine {
         env,
         edge: Edge::new(config.edge, config.http_port),
         keys: KeyRing::new(config.verifying_keys.iter().copied()),
         opening,
+        neighbours,
         config,
     })
 }

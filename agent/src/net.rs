@@ -1,4 +1,5 @@
-//! The machine's address, as the overlay says it: nothing is asked of the network. Sets, and never takes away.
+//! The machine's address, as the overlay says it: nothing is asked of the network. Sets, and never takes away. Ports that were
+//! not booted from are up, and silent.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -58,6 +59,38 @@ pub async fn set_up(config: &BootConfig) -> Result<(), NetError> {
     result?;
     wait_for_link(&port).await;
     Ok(())
+}
+
+/// Brings up the ports that are not `boot`, so that their neighbours can be heard and their links are seen. They get no
+/// address, and answer nobody: what network they are in is not known.
+pub async fn raise_others(boot: MacAddr) {
+    let Ok((connection, handle, _)) = rtnetlink::new_connection() else {
+        return;
+    };
+    let connection = tokio::spawn(connection);
+    for nic in inventory::nics(Path::new("/")) {
+        if nic.mac == boot {
+            continue;
+        }
+        let raised = match silence(Path::new("/proc/sys/net"), &nic.name) {
+            Ok(()) => up(&handle, &nic.name).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = raised {
+            tracing::warn!(port = nic.name, error, "a port stays down");
+        }
+    }
+    connection.abort();
+}
+
+/// Has a port neither speak IPv6 nor answer who asks for an IPv4 address of another port.
+fn silence(settings: &Path, port: &str) -> std::io::Result<()> {
+    let ipv6 = settings.join("ipv6/conf").join(port).join("disable_ipv6");
+    if ipv6.exists() {
+        std::fs::write(ipv6, "1")?;
+    }
+    // 8: no answer for any local address (kernel documentation, ip-sysctl)
+    std::fs::write(settings.join("ipv4/conf").join(port).join("arp_ignore"), "8")
 }
 
 async fn wait_for_port(mac: MacAddr) -> Result<String, NetError> {

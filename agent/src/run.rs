@@ -78,6 +78,7 @@ pub async fn run(machine: Machine, stop: CancellationToken) -> anyhow::Result<()
         restart: None,
         unsaid: false,
     };
+    let mut neighbours = agent.machine.neighbours.changes();
     let mut tick = tokio::time::interval(REPORT_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -88,6 +89,8 @@ pub async fn run(machine: Machine, stop: CancellationToken) -> anyhow::Result<()
                 None => break,
             },
             event = step_event(&mut agent.running) => agent.step_said(event),
+            // The sender lives as long as the machine.
+            Ok(()) = neighbours.changed() => agent.greet().await,
             _ = tick.tick() => agent.tick(),
         }
         if agent.restart_is_due(Instant::now()) {
@@ -158,10 +161,15 @@ impl Agent {
         }
     }
 
-    /// Says who this is and how things stand, at every connect.
+    /// Says who this is and how things stand: at every connect, and when a neighbour was heard.
     async fn greet(&mut self) {
         let machine = Arc::clone(&self.machine);
-        let inventory = tokio::task::spawn_blocking(move || machine.env.inventory()).await;
+        let look = move || {
+            let mut found = machine.env.inventory();
+            machine.neighbours.tell(&mut found.nics);
+            found
+        };
+        let inventory = tokio::task::spawn_blocking(look).await;
         let hello = AgentHello {
             boot: self.work.boot,
             version: VERSION.to_owned(),

@@ -62,6 +62,39 @@ pub struct Nic {
     /// Whether the link is up.
     #[serde(default)]
     pub link: bool,
+    /// What is at the other end of the cable, by its own word (LLDP); none was heard of most ports that are new to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbour: Option<Neighbour>,
+}
+
+/// The other end of a cable, as its LLDP frames tell (IEEE 802.1AB-2016 section 8). Anybody on the cable can say anything:
+/// for reading only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Chassis ID: a MAC address, an address or a name.
+    pub chassis: String,
+    /// Port ID: an interface's name, number or MAC address.
+    pub port: String,
+    /// Port description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// System name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// VLAN of untagged frames (IEEE 802.1Q-2018 D.2.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+impl Inventory {
+    /// Takes over neighbours that a former look at the same ports has heard of and this one has not yet: they speak each 30 s,
+    /// and not every boot lasts so long.
+    pub fn keep_neighbours(&mut self, former: &Self) {
+        for nic in self.nics.iter_mut().filter(|nic| nic.neighbour.is_none()) {
+            let same = former.nics.iter().find(|other| other.mac == nic.mac);
+            nic.neighbour = same.and_then(|other| other.neighbour.clone());
+        }
+    }
 }
 
 /// What kind of device a disk is.

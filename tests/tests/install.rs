@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use slipway_lab::{
     commands::{exec::Place, up::Spec},
     state::MachineFirmware,
+    switch,
 };
 use slipway_tests::{
     timeline,
@@ -34,6 +35,15 @@ async fn world(name: &str, firmware: MachineFirmware) -> World {
     .unwrap()
 }
 
+/// The machine is known to be at its port of the switch, by the switch's own word.
+async fn assert_cabled(world: &World, machine: &str) {
+    let machine = world.api.get(&format!("/api/v1/machines/{machine}")).await.unwrap();
+    let neighbour = &machine["inventory"]["nics"][0]["neighbour"];
+    let port = switch::port_of(&world.lab.machines[0]);
+    assert_eq!(neighbour["system"], switch::NAME, "{machine:#}");
+    assert_eq!((&neighbour["port"], &neighbour["vlan"]), (&json!(port), &json!(100)));
+}
+
 /// Installs Debian and logs in by SSH with the key of the request.
 async fn debian_comes_up(world: &World) -> Value {
     let key_file = world.folder.join("key");
@@ -55,6 +65,7 @@ async fn debian_comes_up(world: &World) -> Value {
         .await
         .unwrap();
     assert_eq!(instance["state"], "running");
+    assert_cabled(world, instance["machine"]["id"].as_str().unwrap()).await;
     let address = instance["machine"]["address"].as_str().unwrap().to_owned();
     let login = || {
         let output = world

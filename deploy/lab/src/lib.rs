@@ -14,6 +14,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod state;
+pub mod switch;
 pub mod wan;
 
 pub use error::LabError;

@@ -63,6 +63,7 @@ impl Env for Hardware {
                 mac: self.place.mac(),
                 speed_mbit: Some(25_000),
                 link: true,
+                neighbour: None,
             }],
             disks: vec![self.described()],
         }

@@ -15,9 +15,9 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use slipway_agent::{disk::gpt, fetch::Edge, run, steps};
+use slipway_agent::{disk::gpt, fetch::Edge, lldp::Neighbours, run, steps};
 use slipway_edge::bmc::BootDevice;
-use slipway_protocol::{boot::BootConfig, keys::KeyRing, seal::OpeningKey};
+use slipway_protocol::{boot::BootConfig, inventory::Neighbour, keys::KeyRing, seal::OpeningKey};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -149,6 +149,7 @@ impl Machine {
             keys: KeyRing::new(config.verifying_keys.iter().copied()),
             opening,
             config,
+            neighbours: neighbours(self.place),
         };
         // Ends the agent's connection with this boot, however it ends.
         let session = power.child_token();
@@ -228,4 +229,18 @@ mod tests {
         );
         assert_eq!(phone_home(&[0; 4096]), None, "a blank disk has no system");
     }
+}
+
+/// A switch per site, each machine at the port of its number.
+fn neighbours(place: MachinePlace) -> Neighbours {
+    let neighbours = Neighbours::default();
+    let switch = Neighbour {
+        chassis: "02:51:1b:00:00:fe".to_owned(),
+        port: format!("Ethernet{}", place.index),
+        description: None,
+        system: Some(format!("leaf-{:03}", place.site.index)),
+        vlan: Some(100),
+    };
+    neighbours.put(place.mac(), switch);
+    neighbours
 }

@@ -205,6 +205,7 @@ impl Machine {
             mac: self.mac,
             speed_mbit: None,
             link: true,
+            neighbour: None,
         };
         Inventory {
             firmware: Some(FirmwareKind::Bios),

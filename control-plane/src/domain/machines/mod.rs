@@ -218,10 +218,14 @@ pub fn found(
     let Some(machine) = machines::get(db, &key)? else {
         return Ok(());
     };
-    if machine.details.inventory.as_ref() == Some(inventory) {
+    let mut inventory = inventory.clone();
+    if let Some(former) = &machine.details.inventory {
+        inventory.keep_neighbours(former);
+    }
+    if machine.details.inventory.as_ref() == Some(&inventory) {
         return Ok(());
     }
-    machines::set_inventory(db, machine.id, inventory)?;
+    machines::set_inventory(db, machine.id, &inventory)?;
     let event = NewEvent::new("machine.inventory", now)
         .site(&machine.site)
         .machine(machine.id);

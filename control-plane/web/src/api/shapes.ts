@@ -9,11 +9,20 @@ export interface Disk {
   kind: string
 }
 
+export interface Neighbour {
+  chassis: string
+  port: string
+  description?: string
+  system?: string
+  vlan?: number
+}
+
 export interface Nic {
   name: string
   mac: string
   speed_mbit?: number
   link: boolean
+  neighbour?: Neighbour
 }
 
 export interface Inventory {

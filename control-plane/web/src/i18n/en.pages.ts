@@ -42,6 +42,8 @@ export const pages = {
     filter: 'Find a site',
     onlyBad: 'Only sites with something wrong',
     link: 'Link',
+    neighbour: 'Neighbour (LLDP)',
+    vlan: 'VLAN {n}',
     lag: 'silent for {span}',
     none: 'There is no site yet.',
     begin: 'Set up the first site',

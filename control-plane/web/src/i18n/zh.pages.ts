@@ -42,6 +42,8 @@ export const pages = {
     filter: '查找站点',
     onlyBad: '仅显示有问题的站点',
     link: '链路',
+    neighbour: '对端 (LLDP)',
+    vlan: 'VLAN {n}',
     lag: '已静默 {span}',
     none: '还没有站点。',
     begin: '设置第一个站点',

@@ -1,4 +1,4 @@
-//! `bmc-serve`: the background process that is every machine's BMC. Started by `up`, ended by `down`.
+//! `bmc-serve`: the background process that is every machine's BMC, and the switch that they are cabled to. Started by `up`, ended by `down`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,6 +17,7 @@ use crate::error::LabError;
 use crate::machine::QemuChassis;
 use crate::netns;
 use crate::state::{Lab, LabId};
+use crate::switch;
 
 /// A line on the control socket: faults to arm, and events to log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,7 @@ pub fn bmc_serve(id: &LabId) -> Result<(), LabError> {
 }
 
 async fn run(id: &LabId, lab: Lab) -> Result<(), LabError> {
+    switch::announce(&lab.machines).map_err(LabError::file("speak at", "the cables"))?;
     let mut tasks = JoinSet::new();
     let mut faults: HashMap<String, Arc<Faults>> = HashMap::new();
     for machine in lab.machines {
