@@ -37,11 +37,18 @@ async fn world(name: &str, firmware: MachineFirmware) -> World {
 
 /// The machine is known to be at its port of the switch, by the switch's own word.
 async fn assert_cabled(world: &World, machine: &str) {
-    let machine = world.api.get(&format!("/api/v1/machines/{machine}")).await.unwrap();
+    let machine = world
+        .api
+        .get(&format!("/api/v1/machines/{machine}"))
+        .await
+        .unwrap();
     let neighbour = &machine["inventory"]["nics"][0]["neighbour"];
     let port = switch::port_of(&world.lab.machines[0]);
     assert_eq!(neighbour["system"], switch::NAME, "{machine:#}");
-    assert_eq!((&neighbour["port"], &neighbour["vlan"]), (&json!(port), &json!(100)));
+    assert_eq!(
+        (&neighbour["port"], &neighbour["vlan"]),
+        (&json!(port), &json!(100))
+    );
 }
 
 /// Installs Debian and logs in by SSH with the key of the request.

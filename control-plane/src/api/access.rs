@@ -33,13 +33,18 @@ pub struct Setup {
 pub struct SetupView {
     /// Whether there is no user yet: the set-up token was not used.
     pub needed: bool,
+    /// Whether people log in by single sign-on, at `/api/v1/auth/oidc/login`.
+    pub single_sign_on: bool,
 }
 
 /// Says whether there is nobody yet who could log in; open to all, so that a page knows what to show first.
 #[utoipa::path(get, path = "/api/v1/setup", tag = "access", responses((status = 200, body = SetupView)))]
 pub async fn setup_state(State(app): State<Arc<App>>) -> Result<Json<SetupView>, ApiError> {
     let needed = domain::accounts::setup_needed(&app).await?;
-    Ok(Json(SetupView { needed }))
+    Ok(Json(SetupView {
+        needed,
+        single_sign_on: app.sso.is_some(),
+    }))
 }
 
 /// An API token; it is shown this once.

@@ -28,6 +28,7 @@ use crate::{
     app::App,
     domain::{self, limits::limit_s, machines::NewMachine},
     error::ApiError,
+    gateway,
     store::{
         discovered,
         events::{Event, Filter, Order},
@@ -220,7 +221,7 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Shows the machine's order as it is in force, secrets sealed.
+/// Shows the machine's order as it is in force, secrets sealed: its body, and the signed envelope as it goes to the edge.
 #[utoipa::path(get, path = "/api/v1/machines/{machine}/order", tag = "machines", params(("machine" = String, Path)),
     responses((status = 200, body = Object), (status = 404)))]
 pub async fn order(
@@ -232,8 +233,10 @@ pub async fn order(
     let name = machine.name.clone();
     let row = app.store.read(move |db| orders::get(db, machine.id)).await?;
     let row = row.ok_or_else(|| ApiError::NotFound("order of machine", name))?;
+    let sealed = gateway::sealed_order(&*app, &row.site, row.order.machine).await?;
+    let signed = sealed.map(|s| serde_json::json!({ "topic": s.topic, "payload": s.payload }));
     Ok(Json(
-        serde_json::json!({ "revision": row.revision, "order": row.order }),
+        serde_json::json!({ "revision": row.revision, "order": row.order, "signed": signed }),
     ))
 }
 

@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{List, Query};
+use super::{List, Query, ordering::words};
 use crate::{access::Caller, app::App, domain, error::ApiError};
 
 /// What is looked for.
@@ -41,7 +41,8 @@ pub async fn search(
     Query(sought): Query<Sought>,
 ) -> Result<Json<List<HitView>>, ApiError> {
     let limit = sought.limit.unwrap_or(5).clamp(1, 20);
-    let found = domain::search::search(&app, &caller, &sought.q, limit).await?;
+    let q = words(Some(sought.q))?.unwrap_or_default();
+    let found = domain::search::search(&app, &caller, &q, limit).await?;
     let view = |(kind, hit): (domain::search::Kind, crate::store::search::Hit)| HitView {
         kind: kind.word(),
         id: hit.id,

@@ -101,9 +101,7 @@ fn with_next(
         job: Some(job),
         sealed_to: Some(to),
     });
-    let too_many = candidates.len().saturating_sub(MOST_CANDIDATES);
-    candidates.drain(..too_many);
-    Ok(candidates)
+    Ok(newest(candidates))
 }
 
 /// What a machine's candidates are after an operator changed it. The former password is kept: it may be a file of old passwords
@@ -122,9 +120,13 @@ pub(super) fn after_change(former: &Machine, next: &Machine) -> Vec<BmcCandidate
             sealed_to: None,
         });
     }
+    newest(candidates)
+}
+
+/// The last of them: no more are tried.
+fn newest(mut candidates: Vec<BmcCandidate>) -> Vec<BmcCandidate> {
     let too_many = candidates.len().saturating_sub(MOST_CANDIDATES);
-    candidates.drain(..too_many);
-    candidates
+    candidates.split_off(too_many)
 }
 
 /// Whether a machine's BMC is being given a new password right now.

@@ -110,11 +110,11 @@ fn rank(hit: &Hit, q: &str) -> u8 {
 /// Looks for a text: up to `limit` hits of each kind, the best first.
 ///
 /// # Errors
-/// `query` for a text that is too short or too long; when the store fails.
+/// `query` for a text that is too short; when the store fails.
 pub async fn search(app: &App, caller: &Caller, q: &str, limit: i64) -> Result<Vec<(Kind, Hit)>, ApiError> {
     let q = q.trim().to_lowercase();
-    if q.chars().count() < FEWEST || q.len() > 255 {
-        let detail = format!("q: look for {FEWEST} letters or more, 255 bytes at most");
+    if q.chars().count() < FEWEST {
+        let detail = format!("q: look for {FEWEST} letters or more");
         return Err(ApiError::Bad("query", detail));
     }
     let (caller, sought) = (caller.clone(), Sought { q: q.clone(), limit });

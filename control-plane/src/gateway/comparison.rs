@@ -7,7 +7,7 @@ use serde::Serialize;
 use slipway_protocol::{
     ids::SiteId,
     keys::{OpenError, Stamp},
-    sync::{Document, Held, Hello, HelloAnswer, SyncRequest, answer_hello},
+    sync::{Document, Held, Hello, HelloAnswer, Holdings, SyncRequest, answer_hello},
     topic::{Kind, Topic},
 };
 use tracing::{info, warn};
@@ -71,12 +71,7 @@ impl Gateway {
         let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
             return Ok(());
         };
-        let held = self.records.received(site).await?;
-        let mut received = slipway_protocol::sync::Holdings::default();
-        for (machine, revision) in held {
-            received.hold(Kind::Report, machine, revision);
-        }
-        match answer_hello(&wanted.holdings(), &received, hello) {
+        match answer_hello(&wanted.holdings(), &self.received(site).await?, hello) {
             HelloAnswer::InSync => {
                 if *in_time {
                     self.records.confirmed(site, wanted.config()).await?;
@@ -122,6 +117,15 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// The reports that were received of a site.
+    async fn received(&self, site: &SiteId) -> Result<Holdings, Refusal> {
+        let mut received = Holdings::default();
+        for (machine, revision) in self.records.received(site).await? {
+            received.hold(Kind::Report, machine, revision);
+        }
+        Ok(received)
     }
 
     /// Tells an edge its own reports, good by its own clock.

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use slipway_bus::{Event, Publish};
 use slipway_protocol::{
-    ids::SiteId,
+    ids::{MachineId, SiteId},
     keys::{Expect, KeyRing, OpenError, Verified},
     report::{MachineSeen, Presence},
     sync::Document,
@@ -46,6 +46,32 @@ pub use intake::Opened;
 const BATCH: usize = 64;
 /// Code of a message on a topic that no site says anything on.
 const UNKNOWN_TOPIC: &str = "unknown_topic";
+/// The order that is in force for a machine at a site, sealed as it would go out now: what its edge verifies, for people to
+/// look at and for `slipway mqtt verify`.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn sealed_order(
+    records: &dyn Records,
+    site: &SiteId,
+    machine: MachineId,
+) -> Result<Option<SealedOrder>, ApiError> {
+    let sealed = wanted::order(records, site, machine).await?;
+    // Envelopes are JSON.
+    Ok(sealed.map(|sealed| SealedOrder {
+        topic: sealed.topic.to_string(),
+        payload: String::from_utf8_lossy(&sealed.payload).into_owned(),
+    }))
+}
+
+/// A signed order.
+pub struct SealedOrder {
+    /// Where it is published.
+    pub topic: String,
+    /// The envelope: JSON, whose signature is over exactly these bytes.
+    pub payload: String,
+}
+
 /// Why a message was not acted upon.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {

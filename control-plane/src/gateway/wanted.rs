@@ -177,7 +177,11 @@ async fn config(records: &dyn Records, site: &SiteId) -> Result<Option<Sealed>, 
     Ok(config.map(|(revision, config)| seal(records, topic, (revision, LONG), &config)))
 }
 
-async fn order(records: &dyn Records, site: &SiteId, machine: MachineId) -> Result<Option<Sealed>, ApiError> {
+pub(super) async fn order(
+    records: &dyn Records,
+    site: &SiteId,
+    machine: MachineId,
+) -> Result<Option<Sealed>, ApiError> {
     let row = records.orders(vec![machine]).await?.pop();
     let topic = Topic::Order(site.clone(), machine);
     // A machine that was moved to another site has its order there.

@@ -8,7 +8,7 @@ use super::{
     instances::{Instance, Row, from_row},
     ordering::{Key, Order, containing, lower, ordered},
     schema::{instances, machines},
-    to_word,
+    to_word, visible,
 };
 use crate::{access::Visible, workflow::state::InstanceState};
 
@@ -35,15 +35,11 @@ pub struct Filter {
 
 type Narrowed = instances::BoxedQuery<'static, <Database as Connection>::Backend>;
 
-fn narrowed((filter, visible): (&Filter, &Visible)) -> StoreResult<Narrowed> {
+fn narrowed((filter, whose): (&Filter, &Visible)) -> StoreResult<Narrowed> {
     use instances::dsl;
     let mut query = dsl::instances.into_boxed();
-    if let Visible::Only { sites, projects } = visible {
-        let (sites, projects): (Vec<String>, Vec<String>) = (
-            sites.iter().cloned().collect(),
-            projects.iter().cloned().collect(),
-        );
-        query = query.filter(dsl::site.eq_any(sites).or(dsl::project.eq_any(projects)));
+    if let Some((sites, projects)) = visible::bounds(whose) {
+        query = query.filter(visible::instances_of(sites, projects));
     }
     if let Some(project) = &filter.project {
         query = query.filter(dsl::project.eq(project.clone()));

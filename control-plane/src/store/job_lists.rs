@@ -8,7 +8,7 @@ use super::{
     jobs::{Job, Row, from_row},
     ordering::{Key, Order, beginning, containing, lower, ordered},
     schema::{instances, jobs, machines},
-    to_word,
+    to_word, visible,
 };
 use crate::{access::Visible, workflow::state::JobState};
 
@@ -32,18 +32,11 @@ pub struct Filter {
 
 type Narrowed = jobs::BoxedQuery<'static, <Database as Connection>::Backend>;
 
-fn narrowed((filter, visible): (&Filter, &Visible)) -> StoreResult<Narrowed> {
+fn narrowed((filter, whose): (&Filter, &Visible)) -> StoreResult<Narrowed> {
     use jobs::dsl;
     let mut query = dsl::jobs.into_boxed();
-    if let Visible::Only { sites, projects } = visible {
-        let (sites, projects): (Vec<String>, Vec<String>) = (
-            sites.iter().cloned().collect(),
-            projects.iter().cloned().collect(),
-        );
-        let theirs = instances::table
-            .filter(instances::project.eq_any(projects))
-            .select(instances::id.nullable());
-        query = query.filter(dsl::site.eq_any(sites).or(dsl::instance.eq_any(theirs)));
+    if let Some((sites, projects)) = visible::bounds(whose) {
+        query = query.filter(visible::jobs_of(sites, projects));
     }
     if let Some(site) = &filter.site {
         query = query.filter(dsl::site.eq(site.clone()));

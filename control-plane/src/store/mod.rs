@@ -47,6 +47,7 @@ pub mod traces;
 pub mod upkeep;
 pub mod users;
 pub mod views;
+mod visible;
 pub mod webhooks;
 
 pub use connection::Database;

@@ -7,7 +7,7 @@ use diesel::{dsl::count_star, prelude::*};
 use super::{
     Database, StoreResult, micros,
     schema::{alerts, instances, jobs, machines, sites, states},
-    time,
+    time, visible,
 };
 use crate::access::Visible;
 
@@ -45,16 +45,6 @@ pub struct Stuck {
     pub since: DateTime<Utc>,
 }
 
-fn listed(visible: &Visible) -> Option<(Vec<String>, Vec<String>)> {
-    match visible {
-        Visible::All => None,
-        Visible::Only { sites, projects } => Some((
-            sites.iter().cloned().collect(),
-            projects.iter().cloned().collect(),
-        )),
-    }
-}
-
 /// All sites by name.
 ///
 /// # Errors
@@ -76,12 +66,12 @@ pub fn sites(db: &mut Database) -> StoreResult<Vec<Heard>> {
 ///
 /// # Errors
 /// When the database fails.
-pub fn machines(db: &mut Database, visible: &Visible) -> StoreResult<Counts> {
+pub fn machines(db: &mut Database, whose: &Visible) -> StoreResult<Counts> {
     let mut query = machines::table
         .group_by((machines::site, machines::state))
         .select((machines::site, machines::state, count_star()))
         .into_boxed();
-    if let Some((sites, _)) = listed(visible) {
+    if let Some((sites, _)) = visible::bounds(whose) {
         query = query.filter(machines::site.eq_any(sites));
     }
     Ok(query.load(db)?)
@@ -91,17 +81,14 @@ pub fn machines(db: &mut Database, visible: &Visible) -> StoreResult<Counts> {
 ///
 /// # Errors
 /// When the database fails.
-pub fn jobs(db: &mut Database, visible: &Visible, states: &[&str]) -> StoreResult<Counts> {
+pub fn jobs(db: &mut Database, whose: &Visible, states: &[&str]) -> StoreResult<Counts> {
     let mut query = jobs::table
         .filter(jobs::state.eq_any(states))
         .group_by((jobs::site, jobs::state))
         .select((jobs::site, jobs::state, count_star()))
         .into_boxed();
-    if let Some((sites, projects)) = listed(visible) {
-        let theirs = instances::table
-            .filter(instances::project.eq_any(projects))
-            .select(instances::id.nullable());
-        query = query.filter(jobs::site.eq_any(sites).or(jobs::instance.eq_any(theirs)));
+    if let Some((sites, projects)) = visible::bounds(whose) {
+        query = query.filter(visible::jobs_of(sites, projects));
     }
     Ok(query.load(db)?)
 }
@@ -112,7 +99,7 @@ pub fn jobs(db: &mut Database, visible: &Visible, states: &[&str]) -> StoreResul
 /// When the database fails.
 pub fn failed_jobs(
     db: &mut Database,
-    visible: &Visible,
+    whose: &Visible,
     since: DateTime<Utc>,
 ) -> StoreResult<Vec<(String, i64)>> {
     let mut query = jobs::table
@@ -121,11 +108,8 @@ pub fn failed_jobs(
         .group_by(jobs::site)
         .select((jobs::site, count_star()))
         .into_boxed();
-    if let Some((sites, projects)) = listed(visible) {
-        let theirs = instances::table
-            .filter(instances::project.eq_any(projects))
-            .select(instances::id.nullable());
-        query = query.filter(jobs::site.eq_any(sites).or(jobs::instance.eq_any(theirs)));
+    if let Some((sites, projects)) = visible::bounds(whose) {
+        query = query.filter(visible::jobs_of(sites, projects));
     }
     Ok(query.load(db)?)
 }
@@ -162,7 +146,7 @@ fn stuck(kind: &'static str, rows: Vec<Row>) -> Vec<Stuck> {
 /// When the database fails.
 pub fn stuck_machines(
     db: &mut Database,
-    visible: &Visible,
+    whose: &Visible,
     (words, before): (&[&str], DateTime<Utc>),
 ) -> StoreResult<Vec<Stuck>> {
     let row = states::id.eq(machines::id).and(states::state.eq(machines::state));
@@ -181,7 +165,7 @@ pub fn stuck_machines(
             states::since,
         ))
         .into_boxed();
-    if let Some((sites, _)) = listed(visible) {
+    if let Some((sites, _)) = visible::bounds(whose) {
         query = query.filter(machines::site.eq_any(sites));
     }
     Ok(stuck("machine", query.load(db)?))
@@ -193,7 +177,7 @@ pub fn stuck_machines(
 /// When the database fails.
 pub fn stuck_instances(
     db: &mut Database,
-    visible: &Visible,
+    whose: &Visible,
     (words, before): (&[&str], DateTime<Utc>),
 ) -> StoreResult<Vec<Stuck>> {
     let row = states::id
@@ -214,12 +198,8 @@ pub fn stuck_instances(
             states::since,
         ))
         .into_boxed();
-    if let Some((sites, projects)) = listed(visible) {
-        query = query.filter(
-            instances::site
-                .eq_any(sites)
-                .or(instances::project.eq_any(projects)),
-        );
+    if let Some((sites, projects)) = visible::bounds(whose) {
+        query = query.filter(visible::instances_of(sites, projects));
     }
     Ok(stuck("instance", query.load(db)?))
 }
@@ -230,7 +210,7 @@ pub fn stuck_instances(
 /// When the database fails.
 pub fn stuck_jobs(
     db: &mut Database,
-    visible: &Visible,
+    whose: &Visible,
     (words, now): (&[&str], DateTime<Utc>),
 ) -> StoreResult<Vec<Stuck>> {
     let row = states::id.eq(jobs::id).and(states::state.eq(jobs::state));
@@ -243,11 +223,8 @@ pub fn stuck_jobs(
         .limit(MOST_STUCK)
         .select((jobs::site, jobs::id, jobs::id, jobs::state, states::since))
         .into_boxed();
-    if let Some((sites, projects)) = listed(visible) {
-        let theirs = instances::table
-            .filter(instances::project.eq_any(projects))
-            .select(instances::id.nullable());
-        query = query.filter(jobs::site.eq_any(sites).or(jobs::instance.eq_any(theirs)));
+    if let Some((sites, projects)) = visible::bounds(whose) {
+        query = query.filter(visible::jobs_of(sites, projects));
     }
     Ok(stuck("job", query.load(db)?))
 }

@@ -7,6 +7,7 @@ use super::{
     Database, StoreResult,
     ordering::{beginning, containing, lower},
     schema::{images, instances, jobs, machine_words, machines, projects, sites, users},
+    visible,
 };
 use crate::access::Visible;
 
@@ -120,7 +121,7 @@ pub fn machines(db: &mut Database, sought: &Sought, only: Option<&[String]>) -> 
 ///
 /// # Errors
 /// When the database fails.
-pub fn instances(db: &mut Database, sought: &Sought, visible: &Visible) -> StoreResult<Vec<Hit>> {
+pub fn instances(db: &mut Database, sought: &Sought, whose: &Visible) -> StoreResult<Vec<Hit>> {
     sought.look(|pattern| {
         let named = lower(instances::name).like(pattern).escape('\\');
         let named = named.and(instances::state.ne("released"));
@@ -130,10 +131,8 @@ pub fn instances(db: &mut Database, sought: &Sought, visible: &Visible) -> Store
             .limit(sought.limit)
             .select((instances::id, instances::name, instances::site, instances::state))
             .into_boxed();
-        if let Visible::Only { sites, projects } = visible {
-            let there = instances::site.eq_any(sites.iter().cloned().collect::<Vec<_>>());
-            let theirs = instances::project.eq_any(projects.iter().cloned().collect::<Vec<_>>());
-            query = query.filter(there.or(theirs));
+        if let Some((sites, projects)) = visible::bounds(whose) {
+            query = query.filter(visible::instances_of(sites, projects));
         }
         Ok(hits(query.load(db)?))
     })
@@ -143,7 +142,7 @@ pub fn instances(db: &mut Database, sought: &Sought, visible: &Visible) -> Store
 ///
 /// # Errors
 /// When the database fails.
-pub fn jobs(db: &mut Database, sought: &Sought, visible: &Visible) -> StoreResult<Vec<Hit>> {
+pub fn jobs(db: &mut Database, sought: &Sought, whose: &Visible) -> StoreResult<Vec<Hit>> {
     if !sought.q.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
         return Ok(Vec::new());
     }
@@ -153,12 +152,8 @@ pub fn jobs(db: &mut Database, sought: &Sought, visible: &Visible) -> StoreResul
         .limit(sought.limit)
         .select((jobs::id, jobs::kind, jobs::site, jobs::state))
         .into_boxed();
-    if let Visible::Only { sites, projects } = visible {
-        let theirs = instances::table
-            .filter(instances::project.eq_any(projects.iter().cloned().collect::<Vec<_>>()))
-            .select(instances::id.nullable());
-        let there = jobs::site.eq_any(sites.iter().cloned().collect::<Vec<_>>());
-        query = query.filter(there.or(jobs::instance.eq_any(theirs)));
+    if let Some((sites, projects)) = visible::bounds(whose) {
+        query = query.filter(visible::jobs_of(sites, projects));
     }
     let rows: Vec<Texts> = query.load(db)?;
     let hit = |(id, kind, site, state): Texts| Hit {

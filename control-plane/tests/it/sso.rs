@@ -73,6 +73,7 @@ async fn with_provider(client: &str, oidc: GivenOidc, given: Given) -> (Server, 
         provider = Some(started);
     })
     .await;
+    assert_eq!(server.get("/api/v1/setup").await["single_sign_on"], json!(true));
     (server, provider.unwrap())
 }
 
@@ -388,6 +389,7 @@ async fn a_command_line_gets_a_key_by_code_and_secret_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_provider_there_is_no_single_sign_on() {
     let server = server_as(Given::default()).await;
+    assert_eq!(server.get("/api/v1/setup").await["single_sign_on"], json!(false));
     let answer = server
         .http
         .get(format!("{}/api/v1/auth/oidc/login", server.url))

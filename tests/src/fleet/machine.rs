@@ -215,6 +215,20 @@ fn phone_home(seed: &[u8]) -> Option<String> {
     String::from_utf8(seed[at..at + len].to_vec()).ok()
 }
 
+/// A switch per site, each machine at a port of its own.
+fn neighbours(place: MachinePlace) -> Neighbours {
+    let neighbours = Neighbours::default();
+    let switch = Neighbour {
+        chassis: "02:51:1b:00:00:fe".to_owned(),
+        port: format!("to {}", place.name()),
+        description: None,
+        system: Some(format!("leaf.{}", place.site.name())),
+        vlan: Some(100),
+    };
+    neighbours.put(place.mac(), switch);
+    neighbours
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,18 +243,4 @@ mod tests {
         );
         assert_eq!(phone_home(&[0; 4096]), None, "a blank disk has no system");
     }
-}
-
-/// A switch per site, each machine at the port of its number.
-fn neighbours(place: MachinePlace) -> Neighbours {
-    let neighbours = Neighbours::default();
-    let switch = Neighbour {
-        chassis: "02:51:1b:00:00:fe".to_owned(),
-        port: format!("Ethernet{}", place.index),
-        description: None,
-        system: Some(format!("leaf-{:03}", place.site.index)),
-        vlan: Some(100),
-    };
-    neighbours.put(place.mac(), switch);
-    neighbours
 }

@@ -101,27 +101,20 @@ pub(super) fn install_order(
         let data = app.vault.decrypt(&user_data_place(instance.id), kept)?;
         sealer.add(install::USER_DATA, &data)?;
     }
-    Ok(install::compile(Install {
-        machine: machine.id,
-        job: instance.job,
-        deadline: now + JOB_LIFE,
-        hardware: hardware(machine),
-        address: machine.address,
-        image: instance.image,
-        disk: instance.wish.disk.clone(),
-        wipe_data_disks: wipe,
-        instance_id: instance.id.to_string(),
-        hostname: instance.name.clone(),
-        user: instance.wish.user.clone(),
-        ssh_keys: instance.wish.ssh_keys.clone(),
-        nonce_sha256: Digest::of(nonce.reveal().as_bytes()),
-        secrets: sealer.secrets,
-    }))
+    let mut order = install_without_secrets(instance, machine, wipe);
+    order.deadline = now + JOB_LIFE;
+    order.nonce_sha256 = Digest::of(nonce.reveal().as_bytes());
+    order.secrets = sealer.secrets;
+    Ok(install::compile(order))
 }
 
 /// The steps of an install, as they would be; without secrets, which no step holds.
 pub(super) fn install_steps(instance: &Instance, machine: &Machine, wipe: bool) -> Vec<Step> {
-    let order = install::compile(Install {
+    install::compile(install_without_secrets(instance, machine, wipe)).steps
+}
+
+fn install_without_secrets(instance: &Instance, machine: &Machine, wipe: bool) -> Install {
+    Install {
         machine: machine.id,
         job: instance.job,
         deadline: DateTime::<Utc>::MAX_UTC,
@@ -136,8 +129,7 @@ pub(super) fn install_steps(instance: &Instance, machine: &Machine, wipe: bool) 
         ssh_keys: instance.wish.ssh_keys.clone(),
         nonce_sha256: Digest::of(&[]),
         secrets: BTreeMap::new(),
-    });
-    order.steps
+    }
 }
 
 /// An instance's machine as orders see it that leave its system in place.

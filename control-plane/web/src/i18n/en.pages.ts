@@ -5,6 +5,7 @@ export const pages = {
     title: 'Sign in',
     go: 'Sign in',
     refused: 'Not signed in',
+    sso: 'Sign in with single sign-on',
     forgotten: 'Forgotten? Somebody who administers users can give you a new password.',
   },
   setup: {

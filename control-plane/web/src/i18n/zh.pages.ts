@@ -5,6 +5,7 @@ export const pages = {
     title: '登录',
     go: '登录',
     refused: '未能登录',
+    sso: '使用单点登录',
     forgotten: '忘记密码？请用户管理员为您设置新密码。',
   },
   setup: {
