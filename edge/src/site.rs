@@ -277,7 +277,8 @@ fn start_http(
     for listener in listeners {
         let (router, stop) = (http::router(Arc::clone(state)), stop.clone());
         tasks.spawn(async move {
-            axum::serve(listener, router)
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
+            axum::serve(listener, service)
                 .with_graceful_shutdown(stop.cancelled_owned())
                 .await?;
             Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
-use slipway_bus::{Client, Event, Options, Publish as _, tls};
+use slipway_bus::{Client, Event, Options, tls};
 use slipway_edge::identity::Identity;
 use slipway_protocol::{
     ids::Digest,

@@ -142,7 +142,7 @@ fn boot_config(state: &HttpState, mac: MacAddr, boot: &Boot) -> Option<BootConfi
     })
 }
 
-fn sight(state: &HttpState, mac: MacAddr, code: &str, text: String) {
+pub(super) fn sight(state: &HttpState, mac: MacAddr, code: &str, text: String) {
     let table = &state.context.table;
     let event = TimelineEvent {
         at: (state.context.now)(),

@@ -1,10 +1,13 @@
 //! Files: LiveOS, boot programs, image chunks, and the metrics page.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     body::Body,
-    extract::{Path, State},
+    extract::{ConnectInfo, Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -12,7 +15,7 @@ use slipway_protocol::ids::{Digest, ImageId};
 use tokio_util::io::ReaderStream;
 use tracing::warn;
 
-use super::HttpState;
+use super::{HttpState, boot, sent::Counted};
 
 const BINARY: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/octet-stream")];
 
@@ -21,7 +24,11 @@ fn not_found() -> Response {
 }
 
 /// `GET /liveos/{name}`: the kernel and the initramfs, streamed.
-pub(super) async fn liveos(State(state): State<Arc<HttpState>>, Path(name): Path<String>) -> Response {
+pub(super) async fn liveos(
+    State(state): State<Arc<HttpState>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+) -> Response {
     if !matches!(name.as_str(), "vmlinuz" | "initramfs.img") {
         return not_found();
     }
@@ -33,8 +40,19 @@ pub(super) async fn liveos(State(state): State<Arc<HttpState>>, Path(name): Path
     };
     match open.await {
         Ok((file, len)) => {
-            let body = Body::from_stream(ReaderStream::with_capacity(file, 256 * 1024));
-            (BINARY, [(header::CONTENT_LENGTH, len.to_string())], body).into_response()
+            let pieces = ReaderStream::with_capacity(file, 256 * 1024);
+            let port = match peer.ip() {
+                IpAddr::V4(address) => state.context.table.port_at(address),
+                IpAddr::V6(_) => None,
+            };
+            let body = Counted::new(pieces, len, move |sent| {
+                let (code, text) = sent.told(&name);
+                if let Some(mac) = port {
+                    boot::sight(&state, mac, code, text);
+                }
+            });
+            let length = [(header::CONTENT_LENGTH, len.to_string())];
+            (BINARY, length, Body::from_stream(body)).into_response()
         }
         Err(error) => {
             warn!(path = %path.display(), %error, "the LiveOS cannot be read; build it with `make liveos`");

@@ -5,6 +5,7 @@
 mod boot;
 mod files;
 mod phone_home;
+mod sent;
 
 use std::{net::SocketAddrV4, path::PathBuf, sync::Arc};
 
