@@ -243,11 +243,7 @@ fn an_order_of_a_job_under_way_keeps_its_key() {
         let revision = async || server.get("/api/v1/machines/m1/order").await["revision"].clone();
         edge.until(async |_| server.get("/api/v1/instances/w").await["state"] == "installing")
             .await;
-        let before = revision().await;
-        let second = id(&server.post("/api/v1/signing-keys", json!({})).await.1["items"][0]);
-        edge.until(async |_| keys(server).await[0]["sites"] == 1).await;
-        assert_eq!(revision().await, before, "its agent may know the old key alone");
-        // What is shown is what its edge verifies, by the key that the order keeps.
+        // What is shown is what its edge verifies.
         let shown = server.get("/api/v1/machines/m1/order").await;
         let topic: Topic = shown["signed"]["topic"].as_str().unwrap().parse().unwrap();
         let payload = shown["signed"]["payload"].as_str().unwrap();
@@ -258,6 +254,10 @@ fn an_order_of_a_job_under_way_keeps_its_key() {
         let ring = KeyRing::new(identity.verifying_keys.clone());
         let order = ring.open::<Value>(&topic, payload.as_bytes(), expect).unwrap();
         assert_eq!(order.body(), &shown["order"]);
+        let before = revision().await;
+        let second = id(&server.post("/api/v1/signing-keys", json!({})).await.1["items"][0]);
+        edge.until(async |_| keys(server).await[0]["sites"] == 1).await;
+        assert_eq!(revision().await, before, "its agent may know the old key alone");
         let first = id(&keys(server).await[1]);
         let refused = retire(server, &first, false).await.1;
         assert_eq!(refused["code"], "key_in_use", "a job runs: {refused}");
