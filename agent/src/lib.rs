@@ -12,6 +12,7 @@ pub mod file_system;
 pub mod init;
 pub mod inventory;
 pub mod link;
+pub mod log;
 pub mod modules;
 pub mod net;
 pub mod run;

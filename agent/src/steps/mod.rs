@@ -24,7 +24,7 @@ use slipway_protocol::{
     seal::{OpeningKey, Secret},
 };
 
-use crate::{env::Env, fetch::Edge};
+use crate::{env::Env, fetch::Edge, log::Log};
 
 /// Tells a step to stop; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +65,8 @@ pub struct Machine {
     pub keys: KeyRing,
     /// Opens the secrets the edge passes on.
     pub opening: OpeningKey,
+    /// What was said on the console.
+    pub log: Log,
 }
 
 /// One attempt of one step.

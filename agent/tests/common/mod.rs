@@ -21,6 +21,7 @@ use chrono::{DateTime, Utc};
 use slipway_agent::{
     env::Files,
     fetch::Edge,
+    log::Log,
     steps::{Attempt, Cancel, Machine},
 };
 use slipway_protocol::{
@@ -243,6 +244,7 @@ impl World {
             config: self.config(1, String::new(), BootToken::from_bytes([7; 32])),
             keys: KeyRing::new([self.signer.verifying_key()]),
             opening,
+            log: Log::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use slipway_agent::{disk::gpt, fetch::Edge, run, steps};
+use slipway_agent::{disk::gpt, fetch::Edge, log::Log, run, steps};
 use slipway_edge::bmc::BootDevice;
 use slipway_protocol::{boot::BootConfig, keys::KeyRing, seal::OpeningKey};
 use tokio_util::sync::CancellationToken;
@@ -149,6 +149,8 @@ impl Machine {
             keys: KeyRing::new(config.verifying_keys.iter().copied()),
             opening,
             config,
+            // Thousands of agents share this process and its console.
+            log: Log::default(),
         };
         // Ends the agent's connection with this boot, however it ends.
         let session = power.child_token();
