@@ -89,6 +89,8 @@ impl Outbox for Nowhere {
 }
 
 pub(crate) struct Edge {
+    pub(crate) context: Arc<Context>,
+    pub(crate) runner: Runner,
     pub(crate) store: Store,
     pub(crate) local: Arc<Local>,
     pub(crate) events: mpsc::Sender<Event>,
@@ -134,8 +136,11 @@ impl Edge {
         };
         let (_, words) = mpsc::channel(1);
         tokio::spawn(uplink.run(receiver, words, stop.clone()));
+        let shared = (Arc::clone(&context), runner.clone());
         let local = Arc::new(Local::new(context, runner, link, TimeDelta::seconds(60)));
         Self {
+            context: shared.0,
+            runner: shared.1,
             store,
             local,
             events,
