@@ -37,7 +37,9 @@ fn part(answer: &Value) -> Option<Part> {
 pub(crate) async fn print(client: &Client, path: &str, follow: bool) -> anyhow::Result<()> {
     let (mut after, wait_s) = (0, if follow { WAIT_S } else { 0 });
     loop {
-        let answer = client.get(&format!("{path}?after={after}&wait_s={wait_s}")).await?;
+        let answer = client
+            .get(&format!("{path}?after={after}&wait_s={wait_s}"))
+            .await?;
         let part = part(&answer).context("the control plane's answer is no part of a log")?;
         let mut out = std::io::stdout().lock();
         out.write_all(part.text.as_bytes())?;
@@ -62,7 +64,8 @@ mod tests {
             (found.text.as_str(), found.next, found.ended),
             ("[5 bytes missing]\ntwo\n", 13, false)
         );
-        let last = part(&json!({ "text": "", "offset": 13, "next": 13, "missing": 0, "ended": true })).unwrap();
+        let last =
+            part(&json!({ "text": "", "offset": 13, "next": 13, "missing": 0, "ended": true })).unwrap();
         assert!(last.text.is_empty() && last.ended);
         assert!(part(&json!({ "detail": "no" })).is_none());
     }

@@ -97,7 +97,8 @@ impl Tail {
             return;
         };
         let at = boundary(&self.text, too_much);
-        let line = self.text[at..].find('\n').map(|end| at + end + 1);
+        let mut from = self.text.as_bytes()[at - 1..].iter();
+        let line = from.position(|byte| *byte == b'\n').map(|end| at + end);
         // A line that is as long as all that is held is not dropped as a whole.
         let at = line.filter(|end| *end < self.text.len()).unwrap_or(at);
         self.text.drain(..at);

@@ -104,7 +104,9 @@ async fn its_log_tells(world: &World, job: &Value) {
         (after, ended) = (part["next"].as_u64().unwrap(), part["ended"] == true);
     }
     let line = |who: &str, said: &str| {
-        let found = log.lines().any(|line| line.starts_with(who) && line.contains(said));
+        let found = log
+            .lines()
+            .any(|line| line.starts_with(who) && line.contains(said));
         assert!(found, "{who} did not say `{said}`:\n{log}");
     };
     line("agent ", "Slipway LiveOS");

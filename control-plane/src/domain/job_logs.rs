@@ -95,7 +95,9 @@ pub fn held(
 ) -> StoreResult<Vec<LogHeld>> {
     let mut held = Vec::new();
     for told in told.iter().take(MAX_TOLD) {
-        let Some(job) = own(db, site, told.job)? else {
+        // Of a job that is on no machine nothing can be taken: it is not asked for.
+        let job = own(db, site, told.job)?.filter(|job| job.machine.is_some());
+        let Some(job) = job else {
             continue;
         };
         let end = if is_forgotten(&job, now) {
