@@ -13,6 +13,7 @@ pub mod init;
 pub mod inventory;
 pub mod link;
 pub mod lldp;
+pub mod log;
 pub mod modules;
 pub mod net;
 pub mod run;

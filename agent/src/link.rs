@@ -10,7 +10,7 @@ use slipway_protocol::{
     ids::{MachineId, SiteId},
     keys::{Expect, KeyError, KeyRing, OpenError, Signer, Stamp},
     order::Order,
-    report::{AgentHello, AgentReport, Release},
+    report::{AgentHello, AgentReport, LogChunk, Release},
     topic::{self, Topic},
 };
 use tokio::sync::mpsc;
@@ -142,6 +142,12 @@ impl Link {
     #[must_use]
     pub fn report(&self, report: &AgentReport, now: DateTime<Utc>) -> bool {
         self.send(&Topic::AgentReport(self.site.clone(), self.machine), report, now)
+    }
+
+    /// Says what was said on the console; answers whether it was sent.
+    #[must_use]
+    pub fn log(&self, chunk: &LogChunk, now: DateTime<Utc>) -> bool {
+        self.send(&Topic::AgentLog(self.site.clone(), self.machine), chunk, now)
     }
 
     fn send<T: serde::Serialize>(&self, topic: &Topic, body: &T, now: DateTime<Utc>) -> bool {

@@ -11,6 +11,7 @@ use slipway_agent::{
     fetch::Edge,
     init,
     lldp::Neighbours,
+    log::Log,
     net, run,
     steps::Machine,
 };
@@ -20,32 +21,37 @@ use slipway_protocol::{
     seal::OpeningKey,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{info, level_filters::LevelFilter, warn};
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Further off than this, the clock is not believed even if it is ahead: certificates would seem expired.
 const CLOCK_AHEAD_S: i64 = 24 * 3600;
 
 fn main() -> ExitCode {
+    let log = Log::default();
     let is_init = std::process::id() == 1;
     let prepared = if is_init { init::prepare() } else { Ok(()) };
-    tracing_subscriber::fmt()
+    let console = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false)
-        .with_max_level(tracing::Level::INFO)
-        .with_writer(std::io::stderr)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(LevelFilter::INFO)
+        .with(console)
+        .with(log.layer())
         .init();
     slipway_bus::tls::install_provider();
     if is_init {
         let result = prepared
             .context("cannot bring up the LiveOS")
-            .and_then(|()| live());
+            .and_then(|()| live(log));
         let reason = result.map_or_else(
             |e| format!("{e:#}"),
             |()| "the machine did not restart".to_owned(),
         );
         init::give_up(&reason);
     }
-    match plain() {
+    match plain(log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("slipway-agent: {e:#}");
@@ -55,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 /// PID 1 after its mounts.
-fn live() -> anyhow::Result<()> {
+fn live(log: Log) -> anyhow::Result<()> {
     info!(version = slipway_agent::VERSION, "Slipway LiveOS");
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     init::load_drivers()?;
@@ -67,13 +73,13 @@ fn live() -> anyhow::Result<()> {
         net::set_up(&config).await?;
         info!(address = %config.address, mac = %config.mac, "network is up");
         net::raise_others(config.mac).await;
-        let machine = machine(config, Box::new(Hardware::default()), Neighbours::listen())?;
+        let machine = machine(config, Box::new(Hardware::default()), (Neighbours::listen(), log))?;
         run::run(machine, CancellationToken::new()).await
     })
 }
 
 /// A plain process, for tests and for people: does not touch network, clock or reset of the host.
-fn plain() -> anyhow::Result<()> {
+fn plain(log: Log) -> anyhow::Result<()> {
     let (mut config, mut root) = (None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -96,7 +102,7 @@ fn plain() -> anyhow::Result<()> {
     }
     let config = read_config(&config.context("--config is missing")?)?;
     let root = root.context("--root is missing: as a plain process the agent works on files only")?;
-    let machine = machine(config, Box::new(Files { root }), Neighbours::default())?;
+    let machine = machine(config, Box::new(Files { root }), (Neighbours::default(), log))?;
     block_on(run::run(machine, CancellationToken::new()))
 }
 
@@ -110,7 +116,11 @@ fn read_config(path: &PathBuf) -> anyhow::Result<BootConfig> {
     serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
 }
 
-fn machine(config: BootConfig, env: Box<dyn Env>, neighbours: Neighbours) -> anyhow::Result<Machine> {
+fn machine(
+    config: BootConfig,
+    env: Box<dyn Env>,
+    (neighbours, log): (Neighbours, Log),
+) -> anyhow::Result<Machine> {
     let (opening, _) = OpeningKey::generate()?;
     Ok(Machine {
         env,
@@ -119,6 +129,7 @@ fn machine(config: BootConfig, env: Box<dyn Env>, neighbours: Neighbours) -> any
         opening,
         neighbours,
         config,
+        log,
     })
 }
 

@@ -95,6 +95,7 @@ pub async fn run(machine: Machine, stop: CancellationToken) -> anyhow::Result<()
         }
         if agent.restart_is_due(Instant::now()) {
             info!("restarting the machine");
+            agent.say_log(usize::MAX);
             agent.machine.env.reboot()?;
             break;
         }
@@ -136,7 +137,10 @@ impl Agent {
 
     async fn heard(&mut self, event: Event) {
         match event {
-            Event::Connected => self.greet().await,
+            Event::Connected => {
+                self.machine.log.say_again();
+                self.greet().await;
+            }
             Event::Disconnected { reason } => info!(reason, "no connection to the edge; trying again"),
             Event::Message { topic, payload } => {
                 let held = self.work.order.as_ref().map(|(_, revision)| *revision);
@@ -277,10 +281,29 @@ impl Agent {
             Ok(Outcome::Done) | Err(_) => {}
         }
         self.work.end(&running.id, result.map(drop), now);
+        // A failure ends the job at the edge, and with it this agent's right to speak.
+        self.say_log(usize::MAX);
         self.report();
     }
 
+    /// Sends what was logged and not sent yet, in at most so many chunks; what cannot go out now waits in the ring.
+    fn say_log(&self, chunks: usize) {
+        let (Some((order, _)), log) = (&self.work.order, &self.machine.log) else {
+            return;
+        };
+        for _ in 0..chunks {
+            let Some(chunk) = log.next(order.job, self.work.boot) else {
+                return;
+            };
+            if !self.link.log(&chunk, self.now()) {
+                return;
+            }
+            log.sent(&chunk);
+        }
+    }
+
     fn tick(&mut self) {
+        self.say_log(1);
         if self.unsaid {
             self.report();
         }

@@ -23,13 +23,16 @@ use slipway_protocol::{
     ids::{JobId, MacAddr},
     inventory::{DiskRule, FirmwareKind},
     keys::{Expect, KeyRing, Signer},
+    log::{self, Piece},
     order::{Action, GuestConfig, Hardware, Order, secret_context},
-    report::{AgentHello, AgentReport, Release, ReleasedStep, StepState},
+    report::{AgentHello, AgentReport, LogChunk, Release, ReleasedStep, StepState},
     seal::{self, Secret},
     topic::{self, Topic},
 };
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 use uuid::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,6 +71,8 @@ struct Edge {
     hello: Option<AgentHello>,
     hellos: usize,
     order: Order,
+    /// What its log told so far.
+    log: String,
 }
 
 impl Edge {
@@ -108,6 +113,7 @@ impl Edge {
             ring: KeyRing::new([token.signer().unwrap().verifying_key()]),
             hello: None,
             hellos: 0,
+            log: String::new(),
         };
         (edge, issuer.pem())
     }
@@ -210,6 +216,19 @@ impl Edge {
                 Topic::AgentReport(..) => {
                     return self.ring.open(&topic, &payload, expect).unwrap().into_body();
                 }
+                Topic::AgentLog(..) => {
+                    let chunk: LogChunk = self.ring.open(&topic, &payload, expect).unwrap().into_body();
+                    let boot = self.hello.as_ref().map(|hello| hello.boot);
+                    assert_eq!((chunk.job, chunk.boot), (JOB, boot));
+                    let heard = Piece {
+                        offset: chunk.offset,
+                        text: chunk.text,
+                    };
+                    if let Some((missing, text)) = log::news(self.log.len() as u64, &heard) {
+                        assert_eq!(missing, 0, "nothing was lost here");
+                        self.log.push_str(text);
+                    }
+                }
                 other => panic!("an agent has no word on {other}"),
             }
         }
@@ -281,6 +300,9 @@ async fn an_install_with_a_cut_in_the_middle() {
     let (mut edge, ca) = Edge::new(world, &token).await;
     edge.open_door().await;
     machine.config = edge.world.config(edge.address.port(), ca, token);
+    let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO);
+    subscriber.with(machine.log.layer()).init();
+    tracing::info!("said before there was a job");
     let agent = tokio::spawn(run::run(machine, CancellationToken::new()));
 
     edge.until(0, 1, StepState::Done).await;
@@ -319,6 +341,18 @@ async fn an_install_with_a_cut_in_the_middle() {
     edge.release(5, 1);
     timeout(LIMIT, agent).await.unwrap().unwrap().unwrap();
     assert!(edge.world.dir.path().join("rebooted").exists());
+    let said = |what: &str| {
+        let lines = edge.log.lines();
+        let line = lines.into_iter().find(|line| line.contains(what));
+        line.unwrap_or_else(|| panic!("the log has no `{what}`:\n{}", edge.log))
+    };
+    assert!(
+        edge.log.starts_with("agent ")
+            && edge.log.lines().next() == Some(said("said before there was a job"))
+    );
+    assert!(said("code=\"image_missing\"").contains(" WARN step failed: "));
+    assert!(said("step done step=write-image").contains(" INFO "));
+    assert!(!edge.log.contains("n0nce"), "no secret stands in it");
 
     let written = std::fs::read(b).unwrap();
     assert!(

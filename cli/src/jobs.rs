@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::{
     client::Client,
+    job_log,
     ordering::Ordering,
     output::{self, Format},
     progress,
@@ -34,6 +35,13 @@ pub(crate) enum Job {
     Show { job: String },
     /// Watch a job until it ends
     Watch { job: String },
+    /// Print what edge and agent said while they worked on a job
+    Log {
+        job: String,
+        /// Go on with what is said from now on, until the job has ended
+        #[arg(long)]
+        follow: bool,
+    },
     /// Call a job off
     Cancel { job: String },
     /// Take a failed job up again, at the step that failed
@@ -77,6 +85,10 @@ pub(crate) async fn run(client: &Client, format: Format, job: Job) -> anyhow::Re
                 return Ok(ExitCode::SUCCESS);
             }
             answer
+        }
+        Job::Log { job, follow } => {
+            job_log::print(client, &of(&job, "/log"), follow).await?;
+            return Ok(ExitCode::SUCCESS);
         }
         Job::Watch { job } => return follow(client, &job).await,
         Job::Cancel { job } => client.post(&of(&job, "/cancel"), json!({})).await?,

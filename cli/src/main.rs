@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod events;
 mod images;
+mod job_log;
 mod jobs;
 mod labels;
 mod life;

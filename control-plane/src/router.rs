@@ -21,9 +21,9 @@ use crate::{
     },
     api::{
         NO_NUL, access, account, addresses, alerts, audit, bmc_passwords, emergency_codes, events, images,
-        instance_batches, instance_lists, instances, jobs, machine_changes, machine_import, machine_lists,
-        machine_types, machines, overview, plans, projects, rescue, search, signing_keys, sites, sso, stock,
-        users, views, webhooks,
+        instance_batches, instance_lists, instances, job_logs, jobs, machine_changes, machine_import,
+        machine_lists, machine_types, machines, overview, plans, projects, rescue, search, signing_keys,
+        sites, sso, stock, users, views, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -196,6 +196,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(images::get, images::update, images::delete))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
+        .routes(routes!(job_logs::get))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(events::list))

@@ -15,7 +15,7 @@ use slipway_bus::{
 use slipway_protocol::{
     ids::{MachineId, SiteId},
     keys::Expect,
-    report::{AgentHello, AgentReport},
+    report::{AgentHello, AgentReport, LogChunk},
     seal::Secret,
     topic::{self, Topic},
 };
@@ -181,6 +181,15 @@ pub async fn listen(
                             report: Box::new(report),
                         })
                         .await;
+                }
+            }
+            Ok(Topic::AgentLog(_, machine)) => {
+                // Of the job that this boot is for, and of no other.
+                let job = context.boots.get(machine).map(|boot| boot.job);
+                let chunk = open::<LogChunk>(&context, &topic, machine, &payload);
+                let ours = |chunk: &LogChunk| Some(chunk.job) == job && job != Some(unknown_job());
+                if let Some(chunk) = chunk.filter(ours) {
+                    context.logs.hear(machine, chunk);
                 }
             }
             Ok(_) | Err(_) => debug!(topic, "not for this edge"),

@@ -16,6 +16,7 @@ use crate::{
     boot::BootTable,
     boots::Boots,
     images::ImageCache,
+    job_log::JobLogs,
     ledger::Ledger,
     store::{Store, StoreError},
 };
@@ -36,6 +37,8 @@ pub struct Context {
     pub store: Store,
     /// What is held in which revision.
     pub ledger: Ledger,
+    /// The logs of jobs.
+    pub logs: JobLogs,
     /// Boot tokens in force.
     pub boots: Boots,
     /// What to answer a booting machine.

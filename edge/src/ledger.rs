@@ -68,6 +68,7 @@ impl Ledger {
             starting,
             leases: Some(leases.digest()),
             lists,
+            logs: Vec::new(),
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod images;
 mod intake;
 pub mod interfaces;
 pub mod ipxe;
+pub mod job_log;
 pub mod join;
 pub mod ledger;
 pub mod link;

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use chrono::Utc;
+use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use slipway_bus::{
     Client, Options, broker,
@@ -27,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     agents::{self, AgentAdmission, Doors},
@@ -40,6 +41,7 @@ use crate::{
     http::{self, HttpState},
     identity::Identity,
     images::{ControlPlane, ImageCache},
+    job_log::{self, JobLogs},
     ledger::Ledger,
     link::Link,
     local::{Local, server},
@@ -163,6 +165,9 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     start_http(&mut tasks, sockets.http, &state, &stop);
     let (central, central_events) = connect_central(&identity, renewal.uplink.clone(), &stop)?;
     let state = start_local(&mut tasks, &config, (&context, &runner), sockets.local, &stop);
+    let (to_central, to_mirror) = (Arc::new(central.clone()), Arc::new(local.clone()));
+    let logs = job_log::ship::run(Arc::clone(&context), to_central, to_mirror, stop.clone());
+    tasks.spawn(logs.map(Ok));
     let link = self::uplink(&context, &runner, (central, local), state);
     let central_events = status::told(&config, &identity, central_events);
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
@@ -321,6 +326,11 @@ fn take_up(
         context.table.set_site(&held.subnets, held.discover);
     }
     restore_leases(&context)?;
+    match context.store.logs() {
+        Ok(logs) => context.logs.take_up(logs),
+        // Logs are for people; the site works without them.
+        Err(error) => warn!(%error, "the logs of earlier jobs cannot be read"),
+    }
     Ok(Arc::new(context))
 }
 
@@ -349,6 +359,7 @@ fn context(
         boots: Boots::load(store.clone())?,
         store,
         ledger: Ledger::default(),
+        logs: JobLogs::default(),
         table: Arc::new(BootTable::default()),
         images: ImageCache::new(config.data_dir.join("chunks"), Arc::new(source)),
         signer: identity.signer()?,

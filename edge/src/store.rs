@@ -1,6 +1,7 @@
 //! What the edge must not forget, in SQLite: signed commands, reports, boot tokens. The only place here that names
 //! Diesel. A call returns when the change is on disk (`synchronous=FULL`): only then a message counts as received.
 
+mod job_logs;
 mod local;
 
 pub use local::Entry;
@@ -53,6 +54,19 @@ mod schema {
             revision -> Nullable<BigInt>,
             refused -> Nullable<Text>,
         }
+    }
+    diesel::table! {
+        job_logs (job) {
+            job -> Text,
+            machine -> Text,
+            rank -> BigInt,
+            boot -> Nullable<Text>,
+            heard -> BigInt,
+            confirmed -> BigInt,
+        }
+    }
+    diesel::table! {
+        job_log_pieces (job, begins) { job -> Text, begins -> BigInt, ends -> BigInt, text -> Text, }
     }
     diesel::table! {
         settings (name) { name -> Text, value -> Text, }

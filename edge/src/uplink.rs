@@ -160,12 +160,9 @@ impl Uplink {
     fn say_hello(&self, with_lists: bool) {
         let topic = Topic::Hello(self.context.site.clone());
         let revision = (self.context.now)().timestamp_millis().cast_unsigned();
-        self.publish(
-            &topic,
-            revision,
-            HELLO_VALIDITY,
-            &self.context.ledger.hello(with_lists, self.starting.load(Relaxed)),
-        );
+        let mut hello = self.context.ledger.hello(with_lists, self.starting.load(Relaxed));
+        hello.logs = self.context.logs.told();
+        self.publish(&topic, revision, HELLO_VALIDITY, &hello);
     }
 
     fn publish<T: Serialize>(&self, topic: &Topic, revision: u64, validity: TimeDelta, body: &T) {
@@ -298,6 +295,7 @@ impl Uplink {
         };
         match request {
             SyncRequest::Lists => self.say_hello(true),
+            SyncRequest::Logs { held } => self.context.logs.confirm(&held),
             SyncRequest::Nothing => {
                 self.starting.store(false, Relaxed);
                 self.runner.tell(Input::Compared).await;

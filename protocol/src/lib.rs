@@ -9,6 +9,7 @@ pub mod image;
 pub mod inventory;
 pub mod keys;
 pub mod lease;
+pub mod log;
 pub mod order;
 pub mod report;
 pub mod seal;

@@ -319,12 +319,16 @@ pub struct Presence {
     pub online: bool,
 }
 
-/// A piece of a log (`evt/log/{machine}`).
+/// A piece of a log: of a job's whole log as its edge keeps it (`evt/log/{machine}`), or of what one boot of the agent has
+/// said during the job (`agent/{machine}/evt/log`). At most [`MAX_CHUNK_BYTES`](crate::log::MAX_CHUNK_BYTES) of text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChunk {
     /// The job it belongs to.
     pub job: JobId,
-    /// Where it stands in the job's log, in bytes.
+    /// The boot of the agent whose log it is; none in a job's whole log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
+    /// Where it stands in that log, in bytes.
     pub offset: u64,
     /// The text.
     pub text: String,

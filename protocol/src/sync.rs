@@ -9,7 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::Digest, topic::Kind};
+use crate::{
+    ids::Digest,
+    log::{LogHeld, LogTold},
+    topic::Kind,
+};
 
 /// Names one document of a site.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -136,6 +140,10 @@ pub struct Hello {
     /// Both lists, when they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lists: Option<Lists>,
+    /// Logs of jobs of which it has not heard that they arrived, the newest [`MAX_TOLD`](crate::log::MAX_TOLD). Never part of
+    /// the comparison of documents: logs may be lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<LogTold>,
 }
 
 /// Both lists of an edge.
@@ -160,6 +168,11 @@ pub enum SyncRequest {
     Reports {
         /// Subjects: machines.
         subjects: Vec<String>,
+    },
+    /// How much of the logs that a hello told of is held here. Only said to edges that tell of logs.
+    Logs {
+        /// Each log with its end here.
+        held: Vec<LogHeld>,
     },
     /// Nothing: the edge, which has just started, holds what it should, and its reports are its newest.
     Nothing,

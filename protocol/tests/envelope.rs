@@ -31,6 +31,7 @@ fn topic(machine: u128) -> Topic {
 fn chunk(text: &str) -> LogChunk {
     LogChunk {
         job: JobId(Uuid::nil()),
+        boot: None,
         offset: 7,
         text: text.to_owned(),
     }

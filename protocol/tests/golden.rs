@@ -13,10 +13,11 @@ use slipway_protocol::{
     inventory::{Disk, DiskKind, DiskRule, FirmwareKind},
     keys::{Expect, KeyRing, Signer, Stamp},
     lease::{Lease, LocalUse, Offer, Operation},
+    log::{LogHeld, LogTold},
     order::{Action, BmcAccess, BmcDriver, BootDevice, GuestConfig, Hardware, Order, Step},
     report::{
-        EventSource, Failure, FaultSeverity, HardwareFault, Outcome, Progress, Release, ReleasedStep, Report,
-        StepReport, StepState, TimelineEvent,
+        EventSource, Failure, FaultSeverity, HardwareFault, LogChunk, Outcome, Progress, Release,
+        ReleasedStep, Report, StepReport, StepState, TimelineEvent,
     },
     seal::Sealed,
     site::{SiteConfig, SubnetConfig},
@@ -338,6 +339,7 @@ fn config_image_release_hello_and_sync() {
         starting: false,
         leases: None,
         lists: None,
+        logs: vec![],
     };
     frozen("hello.json", &Topic::Hello(site()), &hello);
     frozen(
@@ -412,6 +414,7 @@ fn a_lease_and_what_an_edge_tells_of_its_use() {
             reports: vec![held(Kind::Report, 3)],
             leases: vec![held(Kind::Lease, 2)],
         }),
+        logs: vec![],
     };
     frozen("hello_leases.json", &Topic::Hello(site()), &hello);
     let config = SiteConfig {
@@ -421,4 +424,43 @@ fn a_lease_and_what_an_edge_tells_of_its_use() {
         emergency_code: Some("$argon2id$x".into()),
     };
     frozen("config_emergency_code.json", &Topic::Config(site()), &config);
+}
+
+#[test]
+fn a_log_and_what_both_sides_say_of_it() {
+    let job = JobId(Uuid::from_u128(5));
+    let chunk = LogChunk {
+        job,
+        boot: None,
+        offset: 9,
+        text: "edge 2026-11-21T00:00:00.000Z  INFO step done\n".into(),
+    };
+    frozen("log.json", &Topic::Log(site(), machine()), &chunk);
+    let of_agent = LogChunk {
+        boot: Some(BootId(Uuid::from_u128(6))),
+        ..chunk
+    };
+    frozen("log_agent.json", &Topic::AgentLog(site(), machine()), &of_agent);
+    let hello = Hello {
+        version: "0.1.0".into(),
+        wire: (1, 1),
+        actions: vec![],
+        commands: Digest::of(b"c"),
+        reports: Digest::of(b"r"),
+        starting: false,
+        leases: None,
+        lists: None,
+        logs: vec![LogTold {
+            job,
+            start: 3,
+            sent: 9,
+        }],
+    };
+    frozen("hello_logs.json", &Topic::Hello(site()), &hello);
+    let held = vec![LogHeld { job, end: 7 }];
+    frozen(
+        "sync_logs.json",
+        &Topic::Sync(site()),
+        &SyncRequest::Logs { held },
+    );
 }

@@ -61,6 +61,7 @@ impl World {
             starting: false,
             leases: None,
             lists,
+            logs: vec![],
         }))
     }
 
@@ -89,7 +90,7 @@ impl World {
         match message {
             Message::Hello(hello) => self.control_plane_hears(&hello),
             Message::Sync(SyncRequest::Lists) => self.wire.push(self.hello(true)),
-            Message::Sync(SyncRequest::Nothing) => {}
+            Message::Sync(SyncRequest::Nothing | SyncRequest::Logs { .. }) => {}
             Message::ReportBack(subject, revision) => self.edge_reports.hold(Kind::Report, subject, revision),
             Message::Sync(SyncRequest::Reports { subjects }) => {
                 for subject in subjects {
@@ -258,6 +259,7 @@ fn leases_are_compared_with_those_who_take_them() {
             reports: vec![],
             leases: leases.map(Holdings::list).unwrap_or_default(),
         }),
+        logs: vec![],
     };
     assert_eq!(
         answer_hello(&wanted, &none, &hello(None, false)),

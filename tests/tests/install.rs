@@ -108,10 +108,37 @@ async fn debian_comes_up(world: &World) -> Value {
     job
 }
 
+/// The job's log holds what the agent said on the machine's console, from its boot on, and what the edge did.
+async fn its_log_tells(world: &World, job: &Value) {
+    let (mut log, mut after, mut ended) = (String::new(), 0, false);
+    while !ended {
+        let path = format!(
+            "/api/v1/jobs/{}/log?after={after}&wait_s=20",
+            job["id"].as_str().unwrap()
+        );
+        let part = world.api.get(&path).await.unwrap();
+        log.push_str(part["text"].as_str().unwrap());
+        assert_eq!(part["missing"], 0, "{log}");
+        (after, ended) = (part["next"].as_u64().unwrap(), part["ended"] == true);
+    }
+    let line = |who: &str, said: &str| {
+        let found = log
+            .lines()
+            .any(|line| line.starts_with(who) && line.contains(said));
+        assert!(found, "{who} did not say `{said}`:\n{log}");
+    };
+    line("agent ", "Slipway LiveOS");
+    line("agent ", "network is up");
+    line("agent ", "step done step=write-image");
+    line("edge ", "step done step=boot-network");
+    line("edge ", "the job is done");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn debian_on_bios() {
     let world = world("t-bios", MachineFirmware::Bios).await;
-    debian_comes_up(&world).await;
+    let job = debian_comes_up(&world).await;
+    its_log_tells(&world, &job).await;
     let released = world
         .api
         .call(reqwest::Method::DELETE, "/api/v1/instances/web-1", None)

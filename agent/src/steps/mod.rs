@@ -24,7 +24,7 @@ use slipway_protocol::{
     seal::{OpeningKey, Secret},
 };
 
-use crate::{env::Env, fetch::Edge, lldp::Neighbours};
+use crate::{env::Env, fetch::Edge, lldp::Neighbours, log::Log};
 
 /// Tells a step to stop; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,8 @@ pub struct Machine {
     pub opening: OpeningKey,
     /// What is at the other ends of its cables.
     pub neighbours: Neighbours,
+    /// What was said on the console.
+    pub log: Log,
 }
 
 /// One attempt of one step.

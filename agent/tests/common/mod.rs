@@ -22,6 +22,7 @@ use slipway_agent::{
     env::Files,
     fetch::Edge,
     lldp::Neighbours,
+    log::Log,
     steps::{Attempt, Cancel, Machine},
 };
 use slipway_protocol::{
@@ -245,6 +246,7 @@ impl World {
             keys: KeyRing::new([self.signer.verifying_key()]),
             opening,
             neighbours: Neighbours::default(),
+            log: Log::default(),
         }
     }
 }

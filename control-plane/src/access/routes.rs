@@ -302,6 +302,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/jobs/{job}/retry", Permission(P::JobsWrite)),
     ("GET", "/api/v1/jobs", Permission(P::JobsRead)),
     ("GET", "/api/v1/jobs/{job}", Permission(P::JobsRead)),
+    ("GET", "/api/v1/jobs/{job}/log", Permission(P::JobsRead)),
     ("POST", "/api/v1/jobs/{job}/cancel", Permission(P::JobsWrite)),
 ];
 

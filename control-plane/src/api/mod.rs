@@ -12,6 +12,7 @@ pub mod images;
 pub mod instance_batches;
 pub mod instance_lists;
 pub mod instances;
+pub mod job_logs;
 pub mod jobs;
 pub mod machine_changes;
 pub mod machine_import;

@@ -70,6 +70,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
             _ = tick.tick() => {}
             _ = hourly.tick() => {
                 prune(&app).await;
+                super::job_logs::prune(&app).await;
                 continue;
             }
         }

@@ -9,6 +9,7 @@ use slipway_protocol::{
     order::Order,
     report::{Failure, Outcome, Report},
 };
+use tokio::{sync::broadcast, time::Instant};
 
 use super::{bmc_passwords, faults, timeline};
 use crate::{
@@ -91,29 +92,35 @@ pub async fn follow(
     wait: Duration,
 ) -> Result<Followed, ApiError> {
     let mut news = app.reports.subscribe();
-    let limit = tokio::time::Instant::now() + wait;
+    let limit = Instant::now() + wait;
     loop {
         let found = get(app, caller, id.clone()).await?;
         let revision = found.1.as_ref().map_or(0, |(revision, _)| *revision);
         if revision > after_revision || found.0.state.is_final() {
             return Ok(found);
         }
-        let heard = async {
-            loop {
-                match news.recv().await {
-                    Ok(job) if job == id => return,
-                    Ok(_) => {}
-                    // Too many words to tell which job they were of: look.
-                    Err(_) => return,
-                }
-            }
-        };
-        // Another replica may have taken the report, so look again now and then without a word.
-        let look = limit.min(tokio::time::Instant::now() + Duration::from_secs(2));
-        if tokio::time::timeout_at(look, heard).await.is_err() && tokio::time::Instant::now() >= limit {
+        let heard = wait_for_word(&mut news, &id, limit).await;
+        if !heard && Instant::now() >= limit {
             return get(app, caller, id).await;
         }
     }
+}
+
+/// Waits until there may be news of a job, at the latest until `limit`; whether there was a word of it. Another replica may
+/// have taken the news, so this ends now and then without a word.
+pub(super) async fn wait_for_word(news: &mut broadcast::Receiver<String>, id: &str, limit: Instant) -> bool {
+    let heard = async {
+        loop {
+            match news.recv().await {
+                Ok(job) if job == id => return,
+                Ok(_) => {}
+                // Too many words to tell which job they were of: look.
+                Err(_) => return,
+            }
+        }
+    };
+    let look = limit.min(Instant::now() + Duration::from_secs(2));
+    tokio::time::timeout_at(look, heard).await.is_ok()
 }
 
 /// Takes a verified report: keeps it if it is news, tells what is new in it, and ends the job if it says so. All in one

@@ -9,6 +9,7 @@ pub mod events;
 pub mod faults;
 pub mod images;
 pub mod instances;
+pub mod job_logs;
 pub mod jobs;
 pub mod limits;
 pub mod machine_types;

@@ -128,6 +128,18 @@ impl Gateway {
         Ok(received)
     }
 
+    /// Tells an edge how much arrived of the logs it told of.
+    pub(super) async fn tell_logs(&self, site: &SiteId, greeting: &Greeting) -> Result<(), Refusal> {
+        if greeting.hello.logs.is_empty() {
+            return Ok(());
+        }
+        let held = self.records.held_logs(site, greeting.hello.logs.clone()).await?;
+        if !held.is_empty() {
+            self.ask(site, greeting.said_at, &SyncRequest::Logs { held });
+        }
+        Ok(())
+    }
+
     /// Tells an edge its own reports, good by its own clock.
     async fn tell_reports(
         &mut self,

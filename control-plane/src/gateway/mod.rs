@@ -5,6 +5,7 @@ mod admitted;
 mod broker;
 mod comparison;
 mod intake;
+mod logs;
 pub mod records;
 mod wanted;
 
@@ -18,7 +19,7 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use slipway_bus::{Event, Publish};
 use slipway_protocol::{
-    ids::{MachineId, SiteId},
+    ids::{JobId, MachineId, SiteId},
     keys::{Expect, KeyRing, OpenError, Verified},
     report::{MachineSeen, Presence},
     sync::Document,
@@ -81,6 +82,9 @@ enum Refusal {
     /// It is of a site that has not joined.
     #[error("site {0} has no edge that joined")]
     NotJoined(SiteId),
+    /// It is the log of a job that is not the site's or not on that machine, or that nobody knows here.
+    #[error("job {0} is not one of this site's on this machine, or the chunk is too long")]
+    NotItsJob(JobId),
     /// No site says anything there.
     #[error("no site says anything on this topic")]
     UnknownTopic,
@@ -100,6 +104,10 @@ impl Refusal {
             Self::NotJoined(site) => {
                 metrics::message_refused("not_joined");
                 warn!(%topic, %site, "a message of a site that has not joined is refused");
+            }
+            Self::NotItsJob(_) => {
+                metrics::message_refused("not_its_job");
+                warn!(%topic, reason = %self, "a piece of a log is refused");
             }
             Self::UnknownTopic => {
                 metrics::message_refused(UNKNOWN_TOPIC);
@@ -164,7 +172,7 @@ impl Gateway {
 
     /// Takes an event and those that wait behind it, in their order. Reports that follow each other are stored together.
     pub async fn take_batch(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
-        let mut reports = Vec::new();
+        let (mut reports, mut logs) = (Vec::new(), Vec::new());
         let mut next = Some(first);
         let mut room = BATCH;
         while let Some(event) = next {
@@ -175,8 +183,14 @@ impl Gateway {
                         machine,
                         payload,
                     }),
+                    Ok(Topic::Log(site, machine)) => logs.push(Arrived {
+                        site,
+                        machine,
+                        payload,
+                    }),
                     Ok(topic) => {
                         self.take_reports(&mut reports).await;
+                        self.take_logs(&mut logs).await;
                         self.hear(&topic, &payload).await;
                     }
                     Err(_) => {
@@ -191,6 +205,13 @@ impl Gateway {
             next = if room > 0 { events.try_recv().ok() } else { None };
         }
         self.take_reports(&mut reports).await;
+        self.take_logs(&mut logs).await;
+    }
+
+    async fn take_logs(&self, logs: &mut Vec<Arrived>) {
+        if !logs.is_empty() {
+            logs::take(&*self.records, std::mem::take(logs)).await;
+        }
     }
 
     async fn take_reports(&self, reports: &mut Vec<Arrived>) {
@@ -214,6 +235,7 @@ impl Gateway {
                     self.records.heard(site, true).await?;
                 }
                 self.compare(site, &hello).await?;
+                self.tell_logs(site, &hello).await?;
                 Ok("hello")
             }
             Topic::Machine(site, mac) => {

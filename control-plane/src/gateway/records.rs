@@ -9,9 +9,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use slipway_protocol::{
-    ids::{Digest, ImageId, MacAddr, MachineId, SiteId},
+    ids::{Digest, ImageId, JobId, MacAddr, MachineId, SiteId},
     image::ImageNotice,
     keys::{Signer, VerifyingKey},
+    log::{LogHeld, LogTold},
     report::{Failure, MachineSeen, Outcome, Report},
     site::SiteConfig,
     sync::Held,
@@ -21,7 +22,7 @@ use slipway_protocol::{
 use super::intake::Opened;
 use crate::{
     app::App,
-    domain::{self, sites::config_of},
+    domain::{self, job_logs, sites::config_of},
     error::ApiError,
     store::{
         Database, StoreError, StoreResult, images,
@@ -94,6 +95,14 @@ pub trait Records: Send + Sync {
     async fn raise(&self, site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError>;
     /// Keeps those reports that are news, and wakes who waits for them.
     async fn keep(&self, reports: Vec<Opened>) -> Result<(), ApiError>;
+    /// Keeps pieces of logs, and wakes who waits for them; gives back those that are not their site's to send.
+    async fn keep_logs(&self, _logs: Vec<job_logs::Arrived>) -> Result<Vec<job_logs::Arrived>, ApiError> {
+        Ok(Vec::new())
+    }
+    /// How much is held of the logs a site told of.
+    async fn held_logs(&self, _site: &SiteId, _told: Vec<LogTold>) -> Result<Vec<LogHeld>, ApiError> {
+        Ok(Vec::new())
+    }
 }
 
 #[async_trait]
@@ -254,6 +263,22 @@ impl Records for App {
         Ok(raised.await?)
     }
 
+    async fn keep_logs(&self, logs: Vec<job_logs::Arrived>) -> Result<Vec<job_logs::Arrived>, ApiError> {
+        let now = (self.now)();
+        let kept = self.store.transaction(move |db| keep_logs(db, logs, now)).await?;
+        for job in kept.news {
+            // Nobody waiting for this job is no error.
+            let _ = self.reports.send(job.to_string());
+        }
+        Ok(kept.refused)
+    }
+
+    async fn held_logs(&self, site: &SiteId, told: Vec<LogTold>) -> Result<Vec<LogHeld>, ApiError> {
+        let (site, now) = (site.clone(), (self.now)());
+        let held = self.store.read(move |db| job_logs::held(db, &site, &told, now));
+        Ok(held.await?)
+    }
+
     async fn keep(&self, opened: Vec<Opened>) -> Result<(), ApiError> {
         let now = (self.now)();
         let kept = self.store.transaction(move |db| keep(db, &opened, now)).await?;
@@ -347,6 +372,26 @@ fn keep(
     {
         if domain::jobs::take_report(db, site, *revision, report, now)? {
             kept.push((report.job, report.outcome.is_final()));
+        }
+    }
+    Ok(kept)
+}
+
+/// What came of pieces of logs.
+#[derive(Default)]
+struct KeptLogs {
+    /// The jobs whose logs grew.
+    news: BTreeSet<JobId>,
+    refused: Vec<job_logs::Arrived>,
+}
+
+fn keep_logs(db: &mut Database, logs: Vec<job_logs::Arrived>, now: DateTime<Utc>) -> StoreResult<KeptLogs> {
+    let mut kept = KeptLogs::default();
+    for arrived in logs {
+        match job_logs::take(db, &arrived, now)? {
+            None => kept.refused.push(arrived),
+            Some(true) => drop(kept.news.insert(arrived.chunk.job)),
+            Some(false) => {}
         }
     }
     Ok(kept)

@@ -18,6 +18,7 @@ pub mod images;
 pub mod instance_lists;
 pub mod instances;
 pub mod job_lists;
+pub mod job_logs;
 pub mod jobs;
 pub mod last_installs;
 pub mod leases;

@@ -324,6 +324,10 @@ diesel::table! {
         error -> Nullable<Text>,
     }
 }
+diesel::table! {
+    job_logs (job, begins) { job -> Text, begins -> BigInt, ends -> BigInt, text -> Text, at -> BigInt, }
+}
+diesel::joinable!(job_logs -> jobs (job));
 diesel::table! { traces (job) { job -> Text, parent -> Text, ordered_at -> Nullable<BigInt>, } }
 diesel::table! {
     saved_views (holder, name) {
@@ -343,3 +347,4 @@ diesel::allow_tables_to_appear_in_same_query!(discovered, macs);
 diesel::allow_tables_to_appear_in_same_query!(machine_labels, machines);
 diesel::allow_tables_to_appear_in_same_query!(machine_words, machines);
 diesel::allow_tables_to_appear_in_same_query!(jobs, machines);
+diesel::allow_tables_to_appear_in_same_query!(job_logs, jobs);

@@ -76,6 +76,7 @@ impl Edge {
             starting,
             leases: None,
             lists: None,
+            logs: vec![],
         };
         let topic = Topic::Hello(self.identity.site.clone());
         let payload = self.identity.signer().unwrap().seal(&topic, stamp, &body);

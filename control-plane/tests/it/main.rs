@@ -22,6 +22,7 @@ mod hardware_faults;
 mod images;
 mod import;
 mod inventory;
+mod job_logs;
 mod lists;
 mod live;
 mod machine_life;

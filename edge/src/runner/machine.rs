@@ -19,6 +19,7 @@ use super::next::{self, Side};
 use crate::{
     boot::{BootEntry, BootMode},
     context::Context,
+    job_log,
     store::{HeldReport, StoreError},
 };
 
@@ -48,6 +49,8 @@ pub(super) struct Machine {
     pub(super) log_reading: Option<AbortHandle>,
     /// It was read, or is being read, after the order's end.
     pub(super) end_is_read: bool,
+    /// What of the report stands in the job's log.
+    told: job_log::Told,
 }
 
 impl Machine {
@@ -61,6 +64,7 @@ impl Machine {
         };
         // An order that had ended before this process: its end was read then, or is read with the next order.
         let end_is_read = report.outcome.is_final();
+        let told = job_log::Told::all_of(&report);
         Self {
             order,
             revision,
@@ -75,12 +79,15 @@ impl Machine {
             wake_at: None,
             log_reading: None,
             end_is_read,
+            told,
         }
     }
 
     /// Writes the report to disk, then says so. A report's revision grows by time, so it also grows for an edge that
     /// lost its disk.
     pub(super) fn save(&mut self, context: &Context, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let lines = self.told.news(&self.report, now);
+        context.logs.say(self.order.machine, self.report.job, &lines);
         let by_time = now.timestamp_millis().cast_unsigned();
         let revision = by_time.max(self.report_revision + 1);
         context.store.put_report(&HeldReport {

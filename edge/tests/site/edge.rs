@@ -21,6 +21,7 @@ use slipway_edge::{
     boots::Boots,
     context::{Context, Outbox},
     images::{ImageCache, Source},
+    job_log::JobLogs,
     ledger::Ledger,
     link::Link,
     local::{Answer, Local, Request},
@@ -88,6 +89,8 @@ impl Outbox for Nowhere {
 }
 
 pub(crate) struct Edge {
+    pub(crate) context: Arc<Context>,
+    pub(crate) runner: Runner,
     pub(crate) store: Store,
     pub(crate) local: Arc<Local>,
     pub(crate) events: mpsc::Sender<Event>,
@@ -104,6 +107,7 @@ impl Edge {
             boots: Boots::load(store.clone()).unwrap(),
             store: store.clone(),
             ledger: Ledger::default(),
+            logs: JobLogs::default(),
             table: Arc::new(BootTable::default()),
             images: ImageCache::new(dir.join("chunks"), Arc::new(Nowhere)),
             signer: Signer::from_seed(&[3; 32]).unwrap(),
@@ -132,8 +136,11 @@ impl Edge {
         };
         let (_, words) = mpsc::channel(1);
         tokio::spawn(uplink.run(receiver, words, stop.clone()));
+        let shared = (Arc::clone(&context), runner.clone());
         let local = Arc::new(Local::new(context, runner, link, TimeDelta::seconds(60)));
         Self {
+            context: shared.0,
+            runner: shared.1,
             store,
             local,
             events,

@@ -4,4 +4,5 @@
 
 mod edge;
 mod local;
+mod logs;
 mod uplink;

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use slipway_agent::{disk::gpt, fetch::Edge, lldp::Neighbours, run, steps};
+use slipway_agent::{disk::gpt, fetch::Edge, lldp::Neighbours, log::Log, run, steps};
 use slipway_edge::bmc::BootDevice;
 use slipway_protocol::{boot::BootConfig, inventory::Neighbour, keys::KeyRing, seal::OpeningKey};
 use tokio_util::sync::CancellationToken;
@@ -150,6 +150,8 @@ impl Machine {
             opening,
             config,
             neighbours: neighbours(self.place),
+            // Thousands of agents share this process and its console.
+            log: Log::default(),
         };
         // Ends the agent's connection with this boot, however it ends.
         let session = power.child_token();

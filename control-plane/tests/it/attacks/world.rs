@@ -341,6 +341,7 @@ pub(crate) fn hello(identity: &Identity, with_lists: bool) -> Vec<u8> {
             reports: Vec::new(),
             leases: Vec::new(),
         }),
+        logs: Vec::new(),
     };
     let topic = Topic::Hello(identity.site.clone());
     identity.signer().unwrap().seal(&topic, stamp, &body)

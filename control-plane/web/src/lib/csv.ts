@@ -12,8 +12,8 @@ export function csv(heads: string[], rows: string[][]): string {
 }
 
 /** Lets the browser save a text as a file. */
-export function download(name: string, text: string): void {
-  const url = URL.createObjectURL(new Blob([text], { type: 'text/csv;charset=utf-8' }))
+export function download(name: string, text: string, kind = 'text/csv'): void {
+  const url = URL.createObjectURL(new Blob([text], { type: `${kind};charset=utf-8` }))
   const link = document.createElement('a')
   link.href = url
   link.download = name

@@ -1,0 +1,2 @@
+DROP TABLE job_log_pieces;
+DROP TABLE job_logs;
