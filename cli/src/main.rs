@@ -13,6 +13,7 @@ mod images;
 mod jobs;
 mod labels;
 mod life;
+mod machine_power;
 mod machine_types;
 mod machines;
 mod ordering;

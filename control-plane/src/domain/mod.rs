@@ -11,6 +11,8 @@ pub mod images;
 pub mod instances;
 pub mod jobs;
 pub mod limits;
+pub mod machine_jobs;
+pub mod machine_power;
 pub mod machine_types;
 pub mod machines;
 pub mod measures;
