@@ -101,7 +101,8 @@ export const pages = {
     never: 'never read',
     allocated: 'An instance holds the machine: switch it there.',
     offWarn: '{name} has 30 seconds to shut down, then its power is cut.',
-    restartWarn: '{name} has 30 seconds to shut down, then its power is cut; it is switched on again after that.',
+    restartWarn:
+      '{name} has 30 seconds to shut down, then its power is cut; it is switched on again after that.',
     ask: {
       read: 'Read BMC state',
       on: 'Power on',

@@ -5,7 +5,7 @@ import type { Schemas } from '@/api/client'
 import type { BmcState } from '@/api/shapes'
 
 export type Ask = Schemas['PowerAsk']
-type Machine = Pick<Schemas['MachineView'], 'state' | 'live_job' | 'bmc'>
+type Machine = { state: string; live_job?: string | null; bmc?: object | null }
 
 /** What may be asked of a machine's BMC now: an instance's machine is read and not switched. */
 export function asks(machine: Machine): Ask[] {
