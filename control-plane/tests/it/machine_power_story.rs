@@ -41,12 +41,8 @@ async fn story(server: &Server) {
     let chassis = Arc::new(MemoryChassis::default());
     let users = Users::administrator("admin", "s");
     let faults = Arc::new(Faults::default());
-    tokio::spawn(bmc::serve_with_faults(
-        socket,
-        users,
-        Arc::clone(&chassis),
-        faults,
-    ));
+    let served = Arc::clone(&chassis);
+    tokio::spawn(bmc::serve_with_faults(socket, users, served, faults));
     server.make_site("bj-1").await;
     let bmc = json!({ "driver": "ipmi", "address": address, "username": "admin", "password": "s" });
     let body = json!({ "name": "m1", "site": "bj-1", "macs": ["52:54:00:00:00:01"], "firmware": "uefi", "bmc": bmc });
