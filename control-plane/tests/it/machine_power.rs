@@ -9,8 +9,8 @@ use slipway_control_plane::{
 };
 use slipway_protocol::{
     bmc::{BmcState, Power},
-    ids::{JobId, MachineId, SiteId},
-    report::{Outcome, Report},
+    ids::{JobId, MachineId, SiteId, StepId},
+    report::{Outcome, Report, StepReport},
 };
 use uuid::Uuid;
 
@@ -180,6 +180,8 @@ async fn held(server: &Server) {
                 step: None,
                 failure,
             },
+            // One without steps would be on a withdrawn order, and end nothing.
+            steps: vec![StepReport::pending(StepId::new("read-bmc").unwrap())],
             ..report(machine_id, job.parse().unwrap(), None)
         };
         // Above the one that the install left.
