@@ -213,6 +213,9 @@ mod tests {
             "key create ci --expires-days 0",
             "machine rotate-bmc",
             "machine rotate-bmc m1 --site bj-1",
+            "machine power m1",
+            "machine power m1 cycle",
+            "machine power m1 off --grace-s 3601",
         ] {
             let words = ["slipway"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     client::Client,
     labels::{self, Pair},
+    machine_power::{self, Power},
     ordering::Ordering,
     output::{self, Format},
     rotation::{self, Rotation},
@@ -40,6 +41,8 @@ pub(crate) enum Machine {
     },
     /// Give machines' BMCs new passwords, which nobody is shown
     RotateBmc(Rotation),
+    /// Switch a machine that holds no instance, or read how its BMC is
+    Power(Power),
     /// Keep machines and give them to nobody
     Shelve(Move),
     /// Give machines out
@@ -216,6 +219,7 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
             let path = of(&changes.machine, "");
             (client.patch(&path, change(*changes)?).await?, &COLUMNS)
         }
+        Machine::Power(what) => return machine_power::run(client, format, what).await,
         Machine::RotateBmc(what) => return rotation::run(client, format, what).await,
         Machine::Shelve(what) => (moved(client, "shelve", what).await?, &COLUMNS),
         Machine::Unshelve(what) => (moved(client, "unshelve", what).await?, &COLUMNS),
@@ -224,7 +228,10 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
         Machine::Return(what) => (moved(client, "return", what).await?, &COLUMNS),
         Machine::Retire(what) => (moved(client, "retire", what).await?, &COLUMNS),
         Machine::List(filters) => (client.all("/api/v1/machines", &filters.asked()).await?, &COLUMNS),
-        Machine::Show { machine } => (client.get(&of(&machine, "")).await?, &COLUMNS),
+        Machine::Show { machine } => {
+            let shown = client.get(&of(&machine, "")).await?;
+            return Ok(show(format, shown));
+        }
         Machine::Delete { machine } => {
             client.delete(&of(&machine, "")).await?;
             return Ok(ExitCode::SUCCESS);
@@ -248,6 +255,19 @@ pub(crate) async fn run(client: &Client, format: Format, machine: Machine) -> an
     };
     output::print(format, &answer, columns);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints one machine, for people with its BMC in words; programs get what the API answered.
+fn show(format: Format, mut machine: Value) -> ExitCode {
+    let mut columns = COLUMNS.to_vec();
+    if format == Format::Table
+        && let Some(words) = machine_power::words(&machine, chrono::Utc::now())
+    {
+        machine["bmc"] = words.into();
+        columns.push(("bmc", "/bmc"));
+    }
+    output::print(format, &machine, &columns);
+    ExitCode::SUCCESS
 }
 
 const LINES: [(&str, &str); 4] = [

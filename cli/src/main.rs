@@ -14,6 +14,7 @@ mod job_log;
 mod jobs;
 mod labels;
 mod life;
+mod machine_power;
 mod machine_types;
 mod machines;
 mod ordering;

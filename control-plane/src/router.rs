@@ -22,8 +22,8 @@ use crate::{
     api::{
         NO_NUL, access, account, addresses, alerts, audit, bmc_passwords, emergency_codes, events, images,
         instance_batches, instance_lists, instances, job_logs, jobs, machine_changes, machine_import,
-        machine_lists, machine_types, machines, overview, plans, projects, rescue, search, signing_keys,
-        sites, sso, stock, users, views, webhooks,
+        machine_lists, machine_power, machine_types, machines, overview, plans, projects, rescue, search,
+        signing_keys, sites, sso, stock, users, views, webhooks,
     },
     app::App,
     error::{ApiError, Problem},
@@ -178,6 +178,7 @@ fn guarded_routes() -> Routes {
         .routes(routes!(machine_import::import))
         .routes(routes!(machine_changes::move_by))
         .routes(routes!(bmc_passwords::rotate))
+        .routes(routes!(machine_power::power))
         .routes(routes!(machines::order))
         .routes(routes!(machines::report))
         .routes(routes!(machines::history))

@@ -3,6 +3,7 @@
 //! Invariants: no I/O, no tokio, no clock (`now` is always an argument). Only [`keys`] can make a
 //! [`keys::Verified`], so holding one is the proof that signature, topic, site, validity and revision were checked.
 
+pub mod bmc;
 pub mod boot;
 pub mod ids;
 pub mod image;

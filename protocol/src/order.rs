@@ -164,6 +164,8 @@ pub enum Action {
         /// Which of the order's secrets it is.
         password: String,
     },
+    /// Read how the BMC is and whether the machine is on; change nothing.
+    DriverRead,
     /// Report the hardware.
     AgentInventory,
     /// Choose the disk to write and bind all later steps to it.
@@ -270,6 +272,7 @@ enum KnownAction {
     DriverSetPassword {
         password: String,
     },
+    DriverRead,
     AgentInventory,
     AgentChooseDisk {
         rule: DiskRule,
@@ -295,7 +298,7 @@ enum KnownAction {
 }
 
 /// The actions this build knows, by their names on the wire.
-pub const KNOWN_ACTIONS: [&str; 17] = [
+pub const KNOWN_ACTIONS: [&str; 18] = [
     "image_ensure",
     "dhcp_bind",
     "boot_liveos",
@@ -304,6 +307,7 @@ pub const KNOWN_ACTIONS: [&str; 17] = [
     "driver_power",
     "driver_shutdown",
     "driver_set_password",
+    "driver_read",
     "agent_inventory",
     "agent_choose_disk",
     "agent_write_image",
@@ -337,6 +341,7 @@ impl<'de> Deserialize<'de> for Action {
             KnownAction::DriverPower { on } => Self::DriverPower { on },
             KnownAction::DriverShutdown { grace_s } => Self::DriverShutdown { grace_s },
             KnownAction::DriverSetPassword { password } => Self::DriverSetPassword { password },
+            KnownAction::DriverRead => Self::DriverRead,
             KnownAction::AgentInventory => Self::AgentInventory,
             KnownAction::AgentChooseDisk { rule } => Self::AgentChooseDisk { rule },
             KnownAction::AgentWriteImage { image } => Self::AgentWriteImage { image },
@@ -361,7 +366,8 @@ impl Action {
             Self::DriverBoot { .. }
             | Self::DriverPower { .. }
             | Self::DriverShutdown { .. }
-            | Self::DriverSetPassword { .. } => Role::Driver,
+            | Self::DriverSetPassword { .. }
+            | Self::DriverRead => Role::Driver,
             Self::AgentInventory
             | Self::AgentChooseDisk { .. }
             | Self::AgentWriteImage { .. }
@@ -496,6 +502,7 @@ mod tests {
             Action::DriverPower { on: true },
             Action::DriverShutdown { grace_s: 60 },
             Action::DriverSetPassword { password: "p".into() },
+            Action::DriverRead,
             Action::AgentInventory,
             Action::AgentChooseDisk {
                 rule: DiskRule::default(),

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bmc::BmcState,
     ids::{BootId, JobId, MachineId, StepId},
     inventory::{Disk, Inventory},
     lease::LocalUse,
@@ -59,6 +60,9 @@ pub struct Report {
     /// with faults, the next job's report has them too, so that none is lost with a report.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local: Vec<LocalUse>,
+    /// How the machine's BMC was when it was last asked. As with faults, the next job's report has it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<BmcState>,
 }
 
 /// A fault from the log that a machine's BMC keeps by itself (IPMI: the System Event Log).

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 use slipway_protocol::{
+    bmc::{BmcState, Power},
     ids::{BootId, Digest, ImageId, JobId, MacAddr, MachineId, SiteId, StepId},
     image::{Chunk, ImageNotice, Manifest},
     inventory::{Disk, DiskKind, DiskRule, FirmwareKind},
@@ -195,6 +196,61 @@ fn order_bmc_password() {
     );
 }
 
+/// How the BMC is was read, and what the report says of it then.
+#[test]
+fn order_and_report_of_a_bmc_read() {
+    let order = Order {
+        machine: machine(),
+        job: JobId(Uuid::from_u128(2)),
+        deadline: at(7200),
+        retry: 0,
+        settled: None,
+        hardware: Hardware {
+            macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
+            firmware: FirmwareKind::Uefi,
+            bmc: None,
+        },
+        secrets: BTreeMap::new(),
+        steps: vec![step("a", Action::DriverRead, &[])],
+    };
+    order.check().unwrap();
+    let topic = Topic::Order(site(), machine());
+    frozen("order_bmc_read.json", &topic, &order);
+    let report = Report {
+        machine: machine(),
+        job: JobId(Uuid::from_u128(2)),
+        order_revision: 7,
+        retry: 0,
+        outcome: Outcome::Done { at: at(3) },
+        steps: vec![],
+        disk: None,
+        inventory: None,
+        agent: None,
+        events: vec![],
+        hardware_faults: vec![],
+        local: vec![],
+        bmc: Some(BmcState {
+            power: Power::On,
+            seen_at: at(2),
+            manufacturer: Some(674),
+            product: Some(256),
+            firmware: Some("2.81".into()),
+            security: Some("cipher suite 17".into()),
+        }),
+    };
+    let topic = Topic::Report(site(), machine());
+    frozen("report_bmc.json", &topic, &report);
+    let former = report.bmc.unwrap();
+    let later = BmcState::of_power(Power::Off, at(9)).completed_by(&former);
+    assert_eq!((later.power, later.seen_at), (Power::Off, at(9)));
+    assert_eq!(
+        later.firmware, former.firmware,
+        "what was not asked is still known"
+    );
+    let next: Power = serde_json::from_str("\"cycling\"").unwrap();
+    assert_eq!(next, Power::Unknown, "a later version's word");
+}
+
 #[test]
 fn report() {
     let failure = Failure {
@@ -242,6 +298,7 @@ fn report() {
         }],
         hardware_faults: vec![],
         local: vec![],
+        bmc: None,
     };
     frozen("report.json", &Topic::Report(site(), machine()), &report);
 }
@@ -273,6 +330,7 @@ fn report_with_hardware_faults() {
             fault(2, FaultSeverity::Warning),
         ],
         local: vec![],
+        bmc: None,
     };
     let topic = Topic::Report(site(), machine());
     frozen("report_hardware_faults.json", &topic, &report);
@@ -394,6 +452,7 @@ fn a_lease_and_what_an_edge_tells_of_its_use() {
         events: vec![],
         hardware_faults: vec![],
         local: vec![used(4, 8, Some(Outcome::Done { at: at(2) })), used(5, 9, None)],
+        bmc: None,
     };
     frozen("report_local.json", &Topic::Report(site(), machine()), &report);
     let held = |kind, revision| Held {

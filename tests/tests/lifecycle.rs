@@ -55,6 +55,28 @@ fn switched(world: &World) -> PowerState {
     .unwrap()
 }
 
+/// A machine that holds no instance is switched for itself, and what its BMC said is kept.
+async fn machine_alone(world: &World) {
+    let machines = world.api.get("/api/v1/machines").await.unwrap();
+    let path = format!(
+        "/api/v1/machines/{}",
+        machines["items"][0]["name"].as_str().unwrap()
+    );
+    for (what, power) in [("on", PowerState::On), ("off", PowerState::Off)] {
+        let body = json!({ "do": what, "grace_s": 0 });
+        let job = world.api.post(&format!("{path}/power"), body).await.unwrap();
+        let job = world
+            .api
+            .wait_for_job(job["id"].as_str().unwrap(), LIMIT)
+            .await
+            .unwrap();
+        assert_eq!(job["state"], "done", "{what}: {job:#}");
+        assert_eq!(switched(world), power);
+        let machine = world.api.get(&path).await.unwrap();
+        assert_eq!(machine["bmc_state"]["power"], what, "{machine:#}");
+    }
+}
+
 fn boots(world: &World) -> usize {
     world.console(0).matches("GUESTOS-UP").count()
 }
@@ -148,6 +170,7 @@ async fn an_instance_is_switched_installed_anew_and_given_back() {
     let released = ask(&world, Method::DELETE, "life", json!({})).await;
     assert_eq!(ended(&world, &released).await["state"], "done");
     assert_eq!(switched(&world), PowerState::Off);
+    machine_alone(&world).await;
     let timeline = world
         .api
         .get(&format!(

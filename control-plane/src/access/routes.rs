@@ -160,6 +160,11 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
         Permission(P::MachinesWrite),
     ),
     (
+        "POST",
+        "/api/v1/machines/{machine}/power",
+        Permission(P::MachinesWrite),
+    ),
+    (
         "GET",
         "/api/v1/machines/{machine}/order",
         Permission(P::MachinesRead),

@@ -15,6 +15,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{
+    bmc::BmcState,
     ids::MacAddr,
     inventory::{FirmwareKind, Inventory},
     order::BmcDriver,
@@ -113,6 +114,10 @@ pub struct MachineView {
     pub bmc: Option<BmcDetails>,
     /// Whether a change of its BMC's password has no known end yet: until then several are kept, and the right one is used.
     pub bmc_password_unsettled: bool,
+    /// How its BMC was when it was last asked: `power` (`on`, `off`), `seen_at`, and where known `manufacturer`, `product`,
+    /// `firmware` and `security`. Null until it was.
+    #[schema(value_type = Option<Object>)]
+    pub bmc_state: Option<BmcState>,
     /// For operators.
     pub labels: BTreeMap<String, String>,
     /// Its type.
@@ -146,6 +151,7 @@ pub(super) fn view(m: Machine) -> MachineView {
         macs: m.details.macs,
         firmware: m.details.firmware,
         bmc: m.details.bmc,
+        bmc_state: m.bmc_state,
         bmc_password_unsettled: !m.bmc_candidates.is_empty(),
         labels: m.details.labels,
         machine_type: m.class.machine_type,

@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod machine_changes;
 pub mod machine_import;
 pub mod machine_lists;
+pub mod machine_power;
 pub mod machine_types;
 pub mod machines;
 mod ordering;

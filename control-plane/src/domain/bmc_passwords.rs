@@ -4,8 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use slipway_protocol::{
-    ids::{JobId, MachineId},
-    order::Order,
+    ids::JobId,
     report::{Failure, Report},
     seal::{SealingKey, Secret},
 };
@@ -13,31 +12,27 @@ use uuid::Uuid;
 
 use super::{
     instances::rotation_order,
+    machine_jobs::{self, Beginning},
     machines::{self as domain_machines, bmc_place},
 };
 use crate::{
-    access::{Actor, Caller, Permission, Target},
+    access::{Caller, Permission, Target},
     app::App,
     error::ApiError,
     store::{
         Database, StoreResult,
-        audit::{self, Change},
         bmc_passwords::{self, BmcCandidate},
         events::{self, NewEvent},
-        instances::{self, Instance},
-        jobs::{self, Job},
+        jobs::Job,
         machines::{self, Machine},
-        orders, sites, traces,
     },
     vault::{self, VaultError},
     workflow::{
-        bmc_password::{self, LIFE, MOST_CANDIDATES, Proof, Refusal, password_of},
-        state::{JobKind, JobState, MachineState},
+        bmc_password::{self, MOST_CANDIDATES, Proof, password_of},
+        machine_job::LIFE,
+        state::{JobKind, JobState},
     },
 };
-
-/// A machine with the instance that holds it.
-type Seen = (Machine, Option<Instance>);
 
 /// Begins to give a machine's BMC a new password; it is made here and shown to nobody.
 ///
@@ -46,7 +41,7 @@ type Seen = (Machine, Option<Instance>);
 pub async fn rotate(app: &App, caller: &Caller, key: String) -> Result<Job, ApiError> {
     let machine = domain_machines::get(app, caller, key).await?;
     caller.require(Permission::MachinesWrite, Target::site(machine.site.as_str()))?;
-    let read = app.store.read(move |db| standing(db, machine));
+    let read = app.store.read(move |db| machine_jobs::standing(db, machine));
     let ((machine, instance), to) = read.await?;
     let (now, job) = ((app.now)(), JobId(Uuid::now_v7()));
     let place = bmc_place(machine.id);
@@ -60,12 +55,18 @@ pub async fn rotate(app: &App, caller: &Caller, key: String) -> Result<Job, ApiE
         bmc_candidates,
         ..machine
     };
-    let order = rotation_order(app, (seen.1.as_ref(), &machine), (job, to), now)?;
+    let order = rotation_order(app, (seen.1.as_ref(), &machine), (job, to), now + LIFE)?;
     order.check().map_err(|e| ApiError::Internal(e.into()))?;
-    let (by, site) = (caller.actor.clone(), machine.site.clone());
+    let beginning = Beginning {
+        kind: JobKind::RotateBmcPassword,
+        action: "machine.rotate_bmc_password",
+        told: json!({}),
+        candidates: machine.bmc_candidates,
+    };
+    let (by, site) = (caller.actor.clone(), machine.site);
     let begin = app
         .store
-        .transaction(move |db| begin(db, (&seen, &machine.bmc_candidates), &order, (&by, now)));
+        .transaction(move |db| machine_jobs::begin(db, &seen, beginning, &order, (&by, now)));
     let job = begin.await?;
     app.poke_site(site.as_str());
     Ok(job)
@@ -135,119 +136,17 @@ pub(super) fn is_rotating(machine: &Machine) -> bool {
     machine.bmc_candidates.iter().any(works)
 }
 
-/// The machine with its instance and its site's key, if a rotation may begin.
-fn standing(db: &mut Database, machine: Machine) -> Result<(Seen, SealingKey), ApiError> {
-    let conflict = |code, detail: String| Err(ApiError::Conflict(code, detail));
-    let instance = instances::on_machine(db, &machine.site, machine.id)?;
-    let state = instance.as_ref().map(|instance| instance.state);
-    let name = &machine.name;
-    if let Err(refusal) = bmc_password::may_begin(machine.state, machine.live_job, state) {
-        let code = match refusal {
-            Refusal::Busy => "machine_busy",
-            Refusal::Retired => "machine_retired",
-            Refusal::Unsettled => "instance_unsettled",
-        };
-        return conflict(code, format!("machine `{name}` {refusal}"));
-    }
-    if machine.details.bmc.is_none() || machine.bmc_password.is_none() {
-        let how = "give it with `slipway machine set`";
-        return conflict(
-            "no_bmc",
-            format!("machine `{name}` has no BMC with a password: {how}"),
-        );
-    }
-    let site = sites::get(db, machine.site.as_str())?;
-    let Some((site, to)) = site.and_then(|site| Some((site.online, site.sealing_key?))) else {
-        let detail = format!("no edge has joined site {}", machine.site);
-        return conflict("site_not_joined", detail);
-    };
-    if !site {
-        let detail = format!("site {} is cut off: rotate when it is back", machine.site);
-        return conflict("site_offline", detail);
-    }
-    Ok(((machine, instance), to))
-}
-
-fn begin(
-    db: &mut Database,
-    ((machine, instance), candidates): (&Seen, &[BmcCandidate]),
-    order: &Order,
-    (by, now): (&Actor, DateTime<Utc>),
-) -> Result<Job, ApiError> {
-    let changed = || {
-        let detail = format!(
-            "machine `{}` was changed or taken just now: try again",
-            machine.name
-        );
-        Err(ApiError::Conflict("machine_busy", detail))
-    };
-    if !bmc_passwords::begin(db, machine, order.job, candidates)? {
-        return changed();
-    }
-    // The machine is this job's from here on; what was seen before must still be so.
-    let held = instances::on_machine(db, &machine.site, machine.id)?;
-    let stands = |i: &Instance| (i.id, i.state, i.name.clone());
-    let found = machines::get(db, &machine.id.to_string())?;
-    let same = found.is_some_and(|found| found.state == machine.state);
-    if !same || held.as_ref().map(stands) != instance.as_ref().map(stands) {
-        return changed();
-    }
-    let job = Job {
-        id: order.job,
-        instance: None,
-        site: machine.site.clone(),
-        machine: Some(machine.id),
-        kind: JobKind::RotateBmcPassword,
-        priority: 0,
-        waiting: None,
-        state: JobState::Queued,
-        failure: None,
-        deadline: now + LIFE,
-        created_at: now,
-        finished_at: None,
-    };
-    jobs::insert(db, &job)?;
-    jobs::start(db, job.id, machine.id)?;
-    let revision = orders::put(db, &machine.site, order)?;
-    traces::ordered(db, &job, now)?;
-    let job = Job {
-        state: JobState::Running,
-        ..job
-    };
-    let event = |kind| NewEvent::new(kind, now).on(&job);
-    events::append(db, &event("job.running").entered(&job.state)?)?;
-    let told = event("machine.order").text(format!("job {} order {revision}", job.id));
-    events::append(db, &told.data(json!({ "revision": revision })))?;
-    let after = Some(json!({ "job": job.id }));
-    let object = format!("machine/{}", machine.name);
-    let change = Change::new("machine.rotate_bmc_password", object, None, after);
-    audit::done(db, by, now, change)?;
-    Ok(job)
-}
-
-/// A rotation has ended: the machine is free for other work again, and what is known of its password by now is kept.
+/// A rotation has ended: what is known of its password by now is kept.
 ///
 /// # Errors
 /// When the store fails.
 pub(super) fn ended(
     db: &mut Database,
-    job: &Job,
-    (end, failure): (JobState, Option<&Failure>),
+    machine: &Machine,
+    (job, end, failure): (&Job, JobState, Option<&Failure>),
     now: DateTime<Utc>,
 ) -> StoreResult<()> {
-    let Some(id) = job.machine else { return Ok(()) };
-    // First, so that nobody else changes the row until this is over.
-    let left = bmc_passwords::leave(db, id, job.id)?;
-    let Some(machine) = machines::get(db, &id.to_string())? else {
-        return Ok(());
-    };
-    settle(db, &machine, (job, bmc_password::proof(end, failure)), now)?;
-    let held = [MachineState::Allocated, MachineState::Erasing].contains(&machine.state);
-    if left && machine.hold.quarantine && !held {
-        let reason = machine.hold.reason.unwrap_or_default();
-        domain_machines::quarantine(db, id, &reason, now)?;
-    }
-    Ok(())
+    settle(db, machine, (job, bmc_password::proof(end, failure)), now)
 }
 
 /// A report came on a rotation that had ended before, without anybody knowing how: it may tell.
@@ -294,13 +193,6 @@ fn settle(
         events::append(db, &event.machine(machine.id).text(&machine.name))?;
     }
     Ok(())
-}
-
-/// What a failed rotation leaves to be done, for people.
-#[must_use]
-pub fn advice(machine: Option<MachineId>) -> String {
-    let machine = machine.map_or_else(|| "MACHINE".to_owned(), |machine| machine.to_string());
-    format!("rotate again with `slipway machine rotate-bmc {machine}`")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use slipway_protocol::{
 };
 use tokio::{sync::broadcast, time::Instant};
 
-use super::{bmc_passwords, faults, timeline};
+use super::{bmc_passwords, faults, machine_jobs, machine_power, timeline};
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
@@ -25,7 +25,7 @@ use crate::{
         machines, orders, reports, sites, traces,
     },
     workflow::{
-        bmc_password,
+        machine_job,
         overdue::{GRACE, Overdue, overdue},
         release,
         state::{InstanceEvent, JobKind, JobState, after, job_end, machine_after},
@@ -149,6 +149,7 @@ pub fn take_report(
         let event = job.iter().fold(event, NewEvent::on);
         events::append(db, &event)?;
     }
+    machine_power::told(db, site, (news.former.as_ref(), report), now)?;
     faults::logged(db, (site, job.as_ref()), report, now)?;
     if let Some(inventory) = &report.inventory {
         super::machines::found(db, (report.machine, report.job), inventory, now)?;
@@ -216,7 +217,7 @@ pub(super) fn finish(
         InstanceEvent::JobFailed
     };
     let Some(instance) = job.instance else {
-        bmc_passwords::ended(db, job, (end, failure), now)?;
+        machine_jobs::ended(db, job, (end, failure), now)?;
         return Ok(true);
     };
     let Some(instance) = instances::by_id(db, instance)? else {
@@ -282,7 +283,7 @@ fn withdraw(db: &mut Database, job: &Job) -> StoreResult<()> {
         && row.order.job == job.id
     {
         let nothing = match job.kind {
-            JobKind::RotateBmcPassword => bmc_password::called_off(row.order),
+            JobKind::RotateBmcPassword | JobKind::SwitchPower => machine_job::called_off(row.order),
             _ => release::nothing(row.order),
         };
         orders::put(db, &row.site, &nothing)?;
@@ -304,7 +305,7 @@ pub(super) fn end_all_at(
     for job in jobs::running_at(db, site)? {
         let advice = match job.instance {
             Some(_) => "reinstall or release the instance".to_owned(),
-            None => bmc_passwords::advice(job.machine),
+            None => machine_jobs::advice(job.kind, job.machine),
         };
         let failure = Failure {
             code: code.to_owned(),

@@ -12,6 +12,8 @@ pub mod instances;
 pub mod job_logs;
 pub mod jobs;
 pub mod limits;
+pub mod machine_jobs;
+pub mod machine_power;
 pub mod machine_types;
 pub mod machines;
 pub mod measures;

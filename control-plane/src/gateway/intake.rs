@@ -133,6 +133,7 @@ mod tests {
             events: Vec::new(),
             hardware_faults: Vec::new(),
             local: Vec::new(),
+            bmc: None,
         };
         Opened {
             site: SiteId::new("bj-1").unwrap(),

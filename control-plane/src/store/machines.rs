@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use slipway_protocol::{
+    bmc::BmcState,
     ids::{JobId, MacAddr, MachineId, SiteId},
     inventory::{FirmwareKind, Inventory},
     order::BmcDriver,
@@ -92,6 +93,8 @@ pub struct Machine {
     pub bmc_password: Option<String>,
     /// What may be its password instead, oldest first.
     pub bmc_candidates: Vec<BmcCandidate>,
+    /// How its BMC was when it was last asked; written by [`super::bmc_states`] alone.
+    pub bmc_state: Option<BmcState>,
     /// Its type.
     pub class: Class,
     /// What keeps it out of use.
@@ -123,11 +126,14 @@ pub(super) type Row = (
     Option<String>,
     bool,
     Option<String>,
+    Option<String>,
+    Option<i64>,
 );
 
 pub(super) fn from_row(row: Row) -> StoreResult<Machine> {
     let (id, name, site, state, address, details, bmc_password, live_job, version, created_at, ..) = row;
-    let (.., inventory, machine_type, pinned, reason, revision, held, quarantine, candidates) = row;
+    let (.., inventory, machine_type, pinned, reason, revision, held, quarantine, candidates, bmc_state, _) =
+        row;
     let details = MachineDetails {
         inventory: inventory.map(|text| from_json(&text)).transpose()?,
         ..from_json(&details)?
@@ -151,6 +157,7 @@ pub(super) fn from_row(row: Row) -> StoreResult<Machine> {
         },
         bmc_password,
         bmc_candidates: candidates.map_or_else(|| Ok(Vec::new()), |text| from_json(&text))?,
+        bmc_state: bmc_state.map(|text| from_json(&text)).transpose()?,
         live_job: live_job.map(|job| parse(&job)).transpose()?,
         version: version.cast_unsigned(),
         created_at: time(created_at),

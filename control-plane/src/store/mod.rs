@@ -5,6 +5,7 @@
 pub mod alerts;
 pub mod audit;
 pub mod bmc_passwords;
+pub mod bmc_states;
 mod connection;
 pub mod credentials;
 pub mod discovered;

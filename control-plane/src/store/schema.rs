@@ -64,6 +64,8 @@ diesel::table! {
         reason -> Nullable<Text>,
         quarantine -> Bool,
         bmc_candidates -> Nullable<Text>,
+        bmc_state -> Nullable<Text>,
+        bmc_seen_at -> Nullable<BigInt>,
     }
 }
 diesel::table! { machine_labels (machine, name) { machine -> Text, name -> Text, value -> Text, } }

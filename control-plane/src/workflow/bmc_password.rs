@@ -1,23 +1,16 @@
-//! The rotation of a BMC's password: when it may begin, its order, the password itself, and what its end says about which one
-//! is in force. Pure; random bytes are an argument.
+//! The rotation of a BMC's password: its order, the password itself, and what its end says about which one is in force. Pure; random bytes are an argument.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
-
-use chrono::{DateTime, TimeDelta, Utc};
 use slipway_protocol::{
-    ids::{JobId, MachineId},
-    order::{Action, Hardware, Order, Step},
+    order::{Action, Order},
     report::{Failure, PASSWORD_REFUSED, Report, StepState},
-    seal::{Sealed, Secret},
+    seal::Secret,
 };
 
 use super::{
-    install::step_id,
-    state::{InstanceState, JobState, MachineState},
+    machine_job::{self, Frame},
+    state::JobState,
 };
 
-/// How long a rotation may take: it waits for nobody but the site.
-pub const LIFE: TimeDelta = TimeDelta::minutes(30);
 /// Most passwords that are kept beside the one on record.
 pub const MOST_CANDIDATES: usize = 4;
 /// Bytes of a password: what every IPMI 2.0 BMC stores.
@@ -45,112 +38,10 @@ pub fn password_of(random: &[u8; LENGTH]) -> Option<Secret> {
     good.then(|| Secret::new(text))
 }
 
-/// Why a rotation cannot begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// A job works on the machine.
-    #[error("is being worked on; wait for its job to end, or cancel it")]
-    Busy,
-    /// Nothing is done with it any more.
-    #[error("is retired")]
-    Retired,
-    /// The order in force is still needed: it holds the machine in the LiveOS, or can be taken up again.
-    #[error(
-        "is held by an instance that is neither running nor stopped: start it, retry its job, or release it, and rotate then"
-    )]
-    Unsettled,
-}
-
-/// Whether a rotation may begin on a machine where it stands, with the instance that holds it. Its order takes the place of the
-/// one in force, and gives the machine the same address and its disk: right for what runs or is stopped, and for nothing else.
-///
-/// # Errors
-/// Why it may not.
-pub fn may_begin(
-    machine: MachineState,
-    works: Option<JobId>,
-    instance: Option<InstanceState>,
-) -> Result<(), Refusal> {
-    if works.is_some() {
-        return Err(Refusal::Busy);
-    }
-    match (machine, instance) {
-        (MachineState::Retired, _) => Err(Refusal::Retired),
-        (MachineState::Erasing, _) => Err(Refusal::Busy),
-        (_, None | Some(InstanceState::Running | InstanceState::Stopped)) => Ok(()),
-        (_, Some(_)) => Err(Refusal::Unsettled),
-    }
-}
-
-/// What the order of a rotation is made of.
-#[derive(Debug, Clone)]
-pub struct Rotation {
-    /// The machine.
-    pub machine: MachineId,
-    /// The job.
-    pub job: JobId,
-    /// When it was asked for.
-    pub now: DateTime<Utc>,
-    /// How it is reached, by all passwords that may be in force.
-    pub hardware: Hardware,
-    /// The address and the name that the instance on it keeps.
-    pub keeps: Option<(Ipv4Addr, String)>,
-    /// The secrets, sealed to the site.
-    pub secrets: BTreeMap<String, Sealed>,
-    /// Which of them is the new password.
-    pub password: String,
-}
-
-/// Compiles the order. What the instance on the machine needs comes first: a machine does what its newest order says, and what
-/// that leaves out is no longer so.
+/// Compiles the order; `password` names the secret that is the new one.
 #[must_use]
-pub fn compile(rotation: Rotation) -> Order {
-    let mut steps = Vec::new();
-    let mut needs: &[&str] = &[];
-    if let Some((address, hostname)) = rotation.keeps {
-        let bind = Action::DhcpBind {
-            address,
-            hostname: Some(hostname),
-        };
-        steps.push(step("bind-address", bind, &[]));
-        steps.push(step("serve-disk", Action::BootLocal, &["bind-address"]));
-        needs = &["serve-disk"];
-    }
-    let password = rotation.password;
-    steps.push(step(SET, Action::DriverSetPassword { password }, needs));
-    Order {
-        machine: rotation.machine,
-        job: rotation.job,
-        deadline: rotation.now + LIFE,
-        retry: 0,
-        settled: None,
-        hardware: rotation.hardware,
-        secrets: rotation.secrets,
-        steps,
-    }
-}
-
-/// A slow BMC is asked for each of its users, and logged in to several times.
-fn step(id: &str, action: Action, needs: &[&str]) -> Step {
-    Step {
-        id: step_id(id),
-        role: action.role(),
-        needs: needs.iter().map(|need| step_id(need)).collect(),
-        no_progress_timeout_s: 300,
-        retries: 3,
-        action,
-    }
-}
-
-/// The order of a rotation that was called off: nothing is done with the BMC, and what the instance on the machine needs stays.
-#[must_use]
-pub fn called_off(order: Order) -> Order {
-    let keeps = |step: &Step| !matches!(step.action, Action::DriverSetPassword { .. });
-    Order {
-        steps: order.steps.into_iter().filter(keeps).collect(),
-        secrets: BTreeMap::new(),
-        ..order
-    }
+pub fn compile(frame: Frame, password: String) -> Order {
+    machine_job::compile(frame, vec![(SET, Action::DriverSetPassword { password })])
 }
 
 /// What the end of a rotation says.
@@ -187,7 +78,14 @@ pub fn is_set(report: &Report) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use slipway_protocol::inventory::FirmwareKind;
+    use chrono::{DateTime, Utc};
+    use slipway_protocol::{
+        ids::{JobId, MachineId},
+        inventory::FirmwareKind,
+        order::Hardware,
+        seal::Sealed,
+    };
+    use std::net::Ipv4Addr;
     use uuid::Uuid;
 
     fn order(keeps: Option<(Ipv4Addr, String)>) -> Order {
@@ -195,10 +93,10 @@ mod tests {
             ephemeral: String::new(),
             ciphertext: String::new(),
         };
-        compile(Rotation {
+        let frame = Frame {
             machine: MachineId(Uuid::nil()),
             job: JobId(Uuid::nil()),
-            now: DateTime::<Utc>::UNIX_EPOCH,
+            deadline: DateTime::<Utc>::UNIX_EPOCH,
             hardware: Hardware {
                 macs: vec![],
                 firmware: FirmwareKind::Bios,
@@ -206,8 +104,8 @@ mod tests {
             },
             keeps,
             secrets: [("new".to_owned(), sealed)].into(),
-            password: "new".to_owned(),
-        })
+        };
+        compile(frame, "new".to_owned())
     }
 
     #[test]
@@ -219,33 +117,10 @@ mod tests {
         let free = order(None);
         assert_eq!(free.check(), Ok(()));
         assert_eq!(names(&free), [SET]);
-        let left = called_off(held);
+        let left = machine_job::called_off(held);
         assert_eq!(left.check(), Ok(()));
         assert_eq!((names(&left).len(), left.secrets.len()), (2, 0));
-        assert!(called_off(free).steps.is_empty());
-    }
-
-    #[test]
-    fn only_what_can_lose_its_order_is_rotated_on() {
-        use InstanceState as I;
-        let may = |machine, instance| may_begin(machine, None, instance);
-        for free in [
-            MachineState::Enrolled,
-            MachineState::Available,
-            MachineState::Maintenance,
-            MachineState::Quarantined,
-        ] {
-            assert_eq!(may(free, None), Ok(()), "{free:?}");
-            let job = Some(JobId(Uuid::nil()));
-            assert_eq!(may_begin(free, job, None), Err(Refusal::Busy));
-        }
-        assert_eq!(may(MachineState::Retired, None), Err(Refusal::Retired));
-        for fine in [I::Running, I::Stopped] {
-            assert_eq!(may(MachineState::Allocated, Some(fine)), Ok(()));
-        }
-        for bad in [I::Failed, I::Rescue, I::Installing, I::Erasing] {
-            assert_eq!(may(MachineState::Allocated, Some(bad)), Err(Refusal::Unsettled));
-        }
+        assert!(machine_job::called_off(free).steps.is_empty());
     }
 
     #[test]

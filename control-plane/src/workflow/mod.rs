@@ -3,6 +3,8 @@
 pub mod bmc_password;
 pub mod classify;
 pub mod install;
+pub mod machine_job;
+pub mod machine_power;
 pub mod offline;
 pub mod overdue;
 pub mod power;

@@ -84,6 +84,7 @@ words!(JobKind {
     ResetPassword = "reset_password",
     Release = "release",
     RotateBmcPassword = "rotate_bmc_password",
+    SwitchPower = "switch_power",
 });
 
 /// Where an instance stands.
@@ -173,11 +174,13 @@ pub enum JobKind {
     Release,
     /// To give a machine's BMC a new password. It is no instance's work, and does not touch the server.
     RotateBmcPassword,
+    /// To switch a machine that holds no instance, or to read how any machine's BMC is. It is no instance's work.
+    SwitchPower,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Install,
         Self::Reinstall,
         Self::Start,
@@ -187,6 +190,7 @@ impl JobKind {
         Self::ResetPassword,
         Self::Release,
         Self::RotateBmcPassword,
+        Self::SwitchPower,
     ];
 
     /// Whether such a job writes a system: until it has ended well there is none to be switched on.
@@ -207,7 +211,7 @@ impl JobKind {
             Self::Restart | Self::ResetPassword => InstanceState::Restarting,
             Self::Rescue => InstanceState::Rescuing,
             Self::Release => InstanceState::Erasing,
-            Self::RotateBmcPassword => return None,
+            Self::RotateBmcPassword | Self::SwitchPower => return None,
         })
     }
 }

@@ -68,6 +68,7 @@ fn machine() -> Machine {
         },
         bmc_password: None,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,
@@ -122,6 +123,7 @@ fn failed(at: DateTime<Utc>) -> Report {
         events: vec![],
         hardware_faults: vec![],
         local: Vec::new(),
+        bmc: None,
     }
 }
 

@@ -20,7 +20,7 @@ use slipway_control_plane::{
         sites::{self, SiteSettings},
     },
     workflow::{
-        bmc_password::LIFE,
+        machine_job::LIFE,
         state::{JobKind, JobState, MachineState},
     },
 };
@@ -67,6 +67,7 @@ fn machine(now: DateTime<Utc>) -> Machine {
         },
         bmc_password: Some("old".into()),
         bmc_candidates: vec![candidate("older", None)],
+        bmc_state: None,
         class: Class::default(),
         hold: Hold::default(),
         live_job: None,
@@ -148,6 +149,7 @@ fn report(code: Option<&str>, now: DateTime<Utc>) -> Report {
         events: vec![],
         hardware_faults: vec![],
         local: vec![],
+        bmc: None,
     }
 }
 

@@ -181,6 +181,7 @@ fn report(steps: Vec<StepReport>, events: Vec<TimelineEvent>) -> Report {
         events,
         hardware_faults: Vec::new(),
         local: Vec::new(),
+        bmc: None,
     }
 }
 

@@ -44,6 +44,7 @@ fn report(n: u8, outcome: Outcome, faults: Vec<HardwareFault>) -> Report {
         events: vec![],
         hardware_faults: faults,
         local: Vec::new(),
+        bmc: None,
     }
 }
 

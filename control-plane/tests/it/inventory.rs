@@ -349,6 +349,7 @@ fn machine(n: u32) -> Machine {
         },
         bmc_password: None,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: Class::default(),
         hold: machines::Hold::default(),
         live_job: None,

@@ -158,6 +158,7 @@ fn held(db: &mut Database, now: DateTime<Utc>) -> StoreResult<(MachineId, Job)> 
         },
         bmc_password: None,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: Class::default(),
         hold: Hold::default(),
         live_job: None,
@@ -219,6 +220,7 @@ fn done(machine: MachineId, job: JobId, at: DateTime<Utc>) -> Report {
         events: vec![],
         hardware_faults: vec![],
         local: Vec::new(),
+        bmc: None,
     }
 }
 

@@ -27,6 +27,8 @@ mod lists;
 mod live;
 mod machine_life;
 mod machine_lists;
+mod machine_power;
+mod machine_power_story;
 mod measured;
 mod migrations;
 mod model;

@@ -196,6 +196,7 @@ impl World {
             events: vec![],
             hardware_faults: vec![],
             local,
+            bmc: None,
         };
         let revision = self.reported;
         let taken =
@@ -306,6 +307,7 @@ fn report_of(job: JobId) -> Report {
         events: vec![],
         hardware_faults: vec![],
         local: vec![],
+        bmc: None,
     }
 }
 

@@ -264,5 +264,6 @@ fn report_of(machine: MachineId, job: JobId) -> Report {
         events: vec![],
         hardware_faults: vec![],
         local: vec![],
+        bmc: None,
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn make_machine(db: &mut Database, at: &str) -> StoreResult<()> {
         },
         bmc_password: None,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,
@@ -183,6 +184,7 @@ fn make_typed(db: &mut Database, n: u8, machine_type: &str, rack: &str) -> Store
         },
         bmc_password: None,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: machines::Class {
             machine_type: Some(machine_type.to_owned()),
             ..machines::Class::default()

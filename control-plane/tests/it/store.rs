@@ -61,6 +61,7 @@ fn machine(n: u8) -> Machine {
         },
         bmc_password: None,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,
@@ -202,6 +203,7 @@ async fn orders_only_go_up_and_reports_never_back() {
             events: vec![],
             hardware_faults: vec![],
             local: Vec::new(),
+            bmc: None,
         };
         let take = |revision, outcome| {
             let report = report(outcome);
@@ -317,6 +319,7 @@ async fn a_final_report_ends_the_job_once() {
             events: vec![],
             hardware_faults: vec![],
             local: Vec::new(),
+            bmc: None,
         };
         for (revision, news) in [(5, true), (5, false), (4, false)] {
             let report = report.clone();

@@ -195,6 +195,7 @@ async fn one_trace(database: Option<String>) {
         events: vec![],
         hardware_faults: vec![],
         local: Vec::new(),
+        bmc: None,
     };
     for (revision, report) in [
         (1, report(&first, Outcome::Running)),

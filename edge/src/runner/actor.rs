@@ -10,6 +10,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use slipway_protocol::{
+    bmc::BmcState,
     ids::{Digest, JobId, MacAddr, MachineId, StepId},
     order::{Action, Order, Role},
     report::{
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    event_log,
+    bmc_state, event_log,
     machine::Machine,
     next::{self, Side, StepUpdate},
     steps,
@@ -76,6 +77,13 @@ pub enum Input {
         faults: Vec<HardwareFault>,
         /// How much of the log is known now.
         seen: Box<event_log::Seen>,
+    },
+    /// A machine's BMC was asked how it is.
+    Bmc {
+        /// The machine.
+        machine: MachineId,
+        /// How it was.
+        state: BmcState,
     },
     /// A verified hello of an agent.
     AgentHello {
@@ -235,6 +243,7 @@ impl Actor {
                 faults,
                 seen,
             } => self.take_event_log(machine, faults, &seen),
+            Input::Bmc { machine, state } => self.take_bmc(machine, state),
             Input::AgentHello { machine, hello } => {
                 let Some(m) = self.machines.get_mut(&machine) else {
                     return Ok(());
@@ -336,6 +345,15 @@ impl Actor {
             m.save(&self.context, (self.context.now)())?;
         }
         event_log::keep(&self.context, id, seen)
+    }
+
+    /// How the BMC is is the machine's, as faults are. The step that read it tells its end next, and both are sent as one.
+    fn take_bmc(&mut self, id: MachineId, state: BmcState) -> Result<(), StoreError> {
+        let Some(m) = self.machines.get_mut(&id) else {
+            return Ok(());
+        };
+        m.unsaved |= bmc_state::keep(&mut m.report, state);
+        self.settle(id, false)
     }
 
     fn take_order(&mut self, order: Order, revision: u64, payload: Vec<u8>) -> Result<(), StoreError> {

@@ -34,12 +34,13 @@ pub enum StepUpdate {
 }
 
 /// A fresh report for an order. Of an earlier revision of the same job everything is kept as it stands, its end too,
-/// unless the order says that the job is taken up again: then what had not been done begins anew. Of another job only the
-/// machine's hardware faults and what was done locally are kept.
+/// unless the order says that the job is taken up again: then what had not been done begins anew. Of another job only what
+/// is the machine's is kept: its hardware faults, how its BMC was, and what was done locally.
 #[must_use]
 pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
-    // What the BMC has logged is the machine's, whichever job it was read in.
+    // What the BMC has logged and how it was is the machine's, whichever job it was read in.
     let hardware_faults = earlier.map(|r| r.hardware_faults.clone()).unwrap_or_default();
+    let bmc = earlier.and_then(|r| r.bmc.clone());
     let earlier_local = earlier.map(|r| local_uses(order, r)).unwrap_or_default();
     let earlier = earlier.filter(|report| report.job == order.job);
     let kept = |id: &StepId| {
@@ -64,6 +65,7 @@ pub fn begin(order: &Order, revision: u64, earlier: Option<&Report>) -> Report {
         events: earlier.map(|r| r.events.clone()).unwrap_or_default(),
         hardware_faults,
         local: earlier_local,
+        bmc,
     };
     let Some(earlier) = earlier else {
         settle(order, &mut report);

@@ -160,6 +160,7 @@ fn machine(site: &slipway_protocol::ids::SiteId, index: usize) -> Machine {
         },
         bmc_password: None,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: machines::Class::default(),
         hold: machines::Hold::default(),
         live_job: None,

@@ -17,8 +17,10 @@ use crate::{
     store::{instances::Instance, machines::Machine},
     vault,
     workflow::{
-        bmc_password::{self, Rotation},
+        bmc_password,
         install::{self, Install},
+        machine_job::Frame,
+        machine_power::{self, Ask},
         power::{self, Installed, Switch},
         release, rescue,
     },
@@ -214,23 +216,47 @@ pub(super) fn release_order(
     ))
 }
 
-/// The order that gives a machine's BMC the last of its candidates as its password; what the instance on it needs stays.
-pub(in crate::domain) fn rotation_order(
+/// What frames the orders of a machine's own jobs; what the instance on it needs stays.
+fn frame(
     app: &App,
     (instance, machine): (Option<&Instance>, &Machine),
     (job, to): (JobId, SealingKey),
-    now: DateTime<Utc>,
-) -> Result<Order, ApiError> {
-    let password = candidate_names(machine).pop();
-    Ok(bmc_password::compile(Rotation {
+    deadline: DateTime<Utc>,
+) -> Result<Frame, ApiError> {
+    Ok(Frame {
         machine: machine.id,
         job,
-        now,
+        deadline,
         hardware: hardware(machine),
         keeps: instance.map(|instance| (machine.address, instance.name.clone())),
         secrets: bmc_secrets(app, machine, (job, to))?,
-        password: password.unwrap_or_default(),
-    }))
+    })
+}
+
+/// The order that gives a machine's BMC the last of its candidates as its password.
+pub(in crate::domain) fn rotation_order(
+    app: &App,
+    on: (Option<&Instance>, &Machine),
+    both: (JobId, SealingKey),
+    deadline: DateTime<Utc>,
+) -> Result<Order, ApiError> {
+    let password = candidate_names(on.1).pop().unwrap_or_default();
+    Ok(bmc_password::compile(frame(app, on, both, deadline)?, password))
+}
+
+/// The order that has a machine's BMC switch it, or say how it is.
+pub(in crate::domain) fn power_order(
+    app: &App,
+    on: (Option<&Instance>, &Machine),
+    both: (JobId, SealingKey),
+    deadline: DateTime<Utc>,
+    (ask, grace_s): (Ask, u32),
+) -> Result<Order, ApiError> {
+    Ok(machine_power::compile(
+        frame(app, on, both, deadline)?,
+        ask,
+        grace_s,
+    ))
 }
 
 fn bmc_secrets(

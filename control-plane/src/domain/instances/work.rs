@@ -459,7 +459,7 @@ fn take_up(db: &mut Database, job: &Job, now: DateTime<Utc>) -> Result<(), ApiEr
         );
     }
     let Some(instance) = job.instance else {
-        let how = crate::domain::bmc_passwords::advice(job.machine);
+        let how = crate::domain::machine_jobs::advice(job.kind, job.machine);
         return refuse("job_not_retried", &format!("is not taken up again: {how}"));
     };
     let instance = instances::by_id(db, instance)?.filter(|instance| instance.job == job.id);

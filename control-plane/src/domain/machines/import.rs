@@ -289,6 +289,7 @@ fn created(
         site: row.site,
         bmc_password,
         bmc_candidates: Vec::new(),
+        bmc_state: None,
         class: Class::default(),
         hold: Hold::default(),
         live_job: None,

@@ -117,6 +117,7 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
                 details,
                 bmc_password,
                 bmc_candidates: Vec::new(),
+                bmc_state: None,
                 class: Class::default(),
                 hold: Hold::default(),
                 live_job: None,

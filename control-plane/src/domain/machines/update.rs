@@ -18,7 +18,7 @@ use crate::{
     },
     error::ApiError,
     store::{
-        Database, audit,
+        Database, audit, bmc_states,
         events::{self, NewEvent},
         machine_types as types,
         machines::{self, BmcDetails, Class, Machine},
@@ -130,6 +130,9 @@ pub(super) fn write(
 ) -> Result<Machine, ApiError> {
     if !machines::update(db, next, version)? {
         return Err(ApiError::Changed);
+    }
+    if former.details.bmc != next.details.bmc {
+        bmc_states::forget(db, next.id, now)?;
     }
     let read = |db: &mut Database| {
         let found = machines::get(db, &next.id.to_string())?;

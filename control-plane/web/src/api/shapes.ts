@@ -44,6 +44,16 @@ export interface Bmc {
   username: string
 }
 
+/** How a machine's BMC was when it was last asked. */
+export interface BmcState {
+  power: 'on' | 'off' | 'unknown'
+  seen_at: string
+  manufacturer?: number
+  product?: number
+  firmware?: string
+  security?: string
+}
+
 export interface Failure {
   code: string
   message: string

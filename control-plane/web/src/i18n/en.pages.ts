@@ -94,6 +94,25 @@ export const pages = {
       'The BMC of {name} gets a new random password, which nobody is shown. The server itself is not touched.',
     deleteWarn: '{name} and its history are removed for good.',
   },
+  bmc: {
+    protocol: 'Protocol',
+    user: 'User',
+    maker: 'Vendor',
+    firmware: 'Firmware',
+    power: 'Power',
+    read: 'read',
+    never: 'never read',
+    allocated: 'An instance holds the machine: switch it there.',
+    offWarn: '{name} has 30 seconds to shut down, then its power is cut.',
+    restartWarn:
+      '{name} has 30 seconds to shut down, then its power is cut; it is switched on again after that.',
+    ask: {
+      read: 'Read BMC state',
+      on: 'Power on',
+      off: 'Power off',
+      restart: 'Restart',
+    },
+  },
   discovered: {
     what: 'Machines that booted at a site which looks at unknown machines, and that nobody has enrolled.',
     none: 'None. A site looks at unknown machines if its settings say so and it has a discovery pool.',
@@ -274,6 +293,7 @@ export const pages = {
     'power-on': 'Switched on',
     'power-off': 'Switched off',
     'set-bmc-password': 'BMC password changed',
+    'read-bmc': 'BMC read',
   },
   timeline: {
     title: 'Timeline',

@@ -188,6 +188,8 @@ export const en = {
     disabled: 'disabled',
     newest: 'newest',
     trusted: 'trusted',
+    on: 'on',
+    off: 'off',
   },
   kind: {
     install: 'install',
@@ -199,6 +201,7 @@ export const en = {
     reset_password: 'new password',
     release: 'release',
     rotate_bmc_password: 'new BMC password',
+    switch_power: 'power and BMC',
   },
   unit: {
     seconds: '{n} s',

@@ -93,6 +93,24 @@ export const pages = {
     rotateWarn: '{name} 的 BMC 将获得新的随机密码，不会显示给任何人。服务器本身不受影响。',
     deleteWarn: '{name} 及其历史将被永久删除。',
   },
+  bmc: {
+    protocol: '协议',
+    user: '用户',
+    maker: '厂商',
+    firmware: '固件版本',
+    power: '电源',
+    read: '读取于',
+    never: '从未读取',
+    allocated: '机器正由实例占用：请在实例上开关机。',
+    offWarn: '{name} 有 30 秒时间正常关机，之后将切断电源。',
+    restartWarn: '{name} 有 30 秒时间正常关机，之后将切断电源，然后重新开机。',
+    ask: {
+      read: '读取 BMC 状态',
+      on: '开机',
+      off: '关机',
+      restart: '重启',
+    },
+  },
   discovered: {
     what: '在开启探测的站点启动过、但尚未登记的机器。',
     none: '没有。站点需开启探测并设置发现地址池。',
@@ -268,6 +286,7 @@ export const pages = {
     'power-on': '开机',
     'power-off': '断电',
     'set-bmc-password': 'BMC 密码已更换',
+    'read-bmc': 'BMC 状态已读取',
   },
   timeline: {
     title: '时间线',

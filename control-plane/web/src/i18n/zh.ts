@@ -186,6 +186,8 @@ export const zh = {
     disabled: '已停用',
     newest: '最新',
     trusted: '受信任',
+    on: '开机',
+    off: '关机',
   },
   kind: {
     install: '装机',
@@ -197,6 +199,7 @@ export const zh = {
     reset_password: '重置密码',
     release: '释放',
     rotate_bmc_password: '更换 BMC 密码',
+    switch_power: '电源与 BMC',
   },
   unit: {
     seconds: '{n} 秒',

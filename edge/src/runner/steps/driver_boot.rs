@@ -10,7 +10,7 @@ use slipway_protocol::{
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Teller, driver_power, failure};
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 
 /// How long a BMC may take to start anew; slow ones take three minutes.
 const BMC_RESTART_LIMIT: Duration = Duration::from_secs(300);
+/// How often the power is read after a boot, half a second apart, until the machine is on.
+const ON_READS: u32 = 10;
 
 pub(super) async fn run(
     context: &Context,
@@ -43,8 +45,30 @@ pub(super) async fn run(
         return Ok(());
     }
     let bmc = open(context, teller).await?;
-    let booted = boot(&*bmc, device, firmware(teller), teller).await;
-    close(bmc, booted).await
+    let booted = match boot(&*bmc, device, firmware(teller), teller).await {
+        Ok(()) => Ok(seen_on(&*bmc).await),
+        Err(error) => Err(error),
+    };
+    if let Some(power) = close(bmc, booted).await? {
+        teller.bmc(context, power, None).await;
+    }
+    Ok(())
+}
+
+/// The power after a boot was asked for; none if it cannot be read, which is no reason to boot again. A BMC takes its time to
+/// switch on, and that a machine is still off tells nothing of what it is from now on.
+async fn seen_on(bmc: &dyn Bmc) -> Option<PowerState> {
+    for _ in 0..ON_READS {
+        match bmc.power_state().await {
+            Ok(PowerState::On) => return Some(PowerState::On),
+            Ok(PowerState::Off) => tokio::time::sleep(Duration::from_millis(500)).await,
+            Err(error) => {
+                debug!(%error, "cannot read the power after a boot; the job goes on without");
+                return None;
+            }
+        }
+    }
+    None
 }
 
 /// The machine's BMC for a step's work, started anew first if it is time for that. Whoever opens it closes it.
@@ -58,7 +82,7 @@ pub(super) async fn open(context: &Context, teller: &Teller) -> Result<Box<dyn B
 }
 
 /// Ends the BMC's session, whatever came of the work.
-pub(super) async fn close(bmc: Box<dyn Bmc>, done: Result<(), BmcError>) -> Result<(), Failure> {
+pub(super) async fn close<T>(bmc: Box<dyn Bmc>, done: Result<T, BmcError>) -> Result<T, Failure> {
     bmc.close().await;
     done.map_err(bmc_failure)
 }

@@ -13,19 +13,23 @@ use crate::{
 pub(super) async fn run(context: &Context, on: bool, teller: &Teller) -> Result<(), Failure> {
     let bmc = driver_boot::open(context, teller).await?;
     let switched = switch(&*bmc, on).await;
-    driver_boot::close(bmc, switched).await
+    let power = driver_boot::close(bmc, switched).await?;
+    teller.bmc(context, power, None).await;
+    Ok(())
 }
 
 /// Asks the system to shut down; whether it does is its own affair, so the power is cut after the grace.
 pub(super) async fn shut_down(context: &Context, grace_s: u32, teller: &Teller) -> Result<(), Failure> {
     let bmc = driver_boot::open(context, teller).await?;
     let off = give_grace(&*bmc, Duration::from_secs(grace_s.into()), teller).await;
-    driver_boot::close(bmc, off).await
+    let power = driver_boot::close(bmc, off).await?;
+    teller.bmc(context, power, None).await;
+    Ok(())
 }
 
-async fn give_grace(bmc: &dyn Bmc, grace: Duration, teller: &Teller) -> Result<(), BmcError> {
+async fn give_grace(bmc: &dyn Bmc, grace: Duration, teller: &Teller) -> Result<PowerState, BmcError> {
     if bmc.power_state().await? == PowerState::Off {
-        return Ok(());
+        return Ok(PowerState::Off);
     }
     let limit = tokio::time::Instant::now() + grace;
     if !grace.is_zero() {
@@ -33,7 +37,7 @@ async fn give_grace(bmc: &dyn Bmc, grace: Duration, teller: &Teller) -> Result<(
     }
     while tokio::time::Instant::now() < limit {
         if bmc.power_state().await? == PowerState::Off {
-            return Ok(());
+            return Ok(PowerState::Off);
         }
         teller.progress(None).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -41,19 +45,20 @@ async fn give_grace(bmc: &dyn Bmc, grace: Duration, teller: &Teller) -> Result<(
     switch(bmc, false).await
 }
 
-/// Asks, then reads the state back until it is as wanted; the step's time limit bounds the wait.
-pub(super) async fn switch(bmc: &dyn Bmc, on: bool) -> Result<(), BmcError> {
+/// Asks, then reads the state back until it is as wanted; the step's time limit bounds the wait. Returns the
+/// state that was read last.
+pub(super) async fn switch(bmc: &dyn Bmc, on: bool) -> Result<PowerState, BmcError> {
     let (action, wanted) = if on {
         (PowerAction::On, PowerState::On)
     } else {
         (PowerAction::Off, PowerState::Off)
     };
     if bmc.power_state().await? == wanted {
-        return Ok(());
+        return Ok(wanted);
     }
     bmc.power(action).await?;
     while bmc.power_state().await? != wanted {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    Ok(())
+    Ok(wanted)
 }

@@ -3,6 +3,7 @@
 
 pub(super) mod driver_boot;
 mod driver_power;
+mod driver_read;
 mod driver_set_password;
 mod image_ensure;
 
@@ -15,9 +16,13 @@ use slipway_protocol::{
 
 use super::{
     actor::{Input, Runner},
+    bmc_state,
     next::StepUpdate,
 };
-use crate::context::Context;
+use crate::{
+    bmc::{BmcInfo, PowerState},
+    context::Context,
+};
 
 /// One attempt at one step.
 pub(super) struct Work {
@@ -47,6 +52,15 @@ impl Teller {
         self.runner.tell(input).await;
     }
 
+    /// Tells how the machine's BMC was found, with what it said of itself if it was asked.
+    async fn bmc(&self, context: &Context, power: PowerState, info: Option<BmcInfo>) {
+        let input = Input::Bmc {
+            machine: self.work.order.machine,
+            state: bmc_state::state(power, info, (context.now)()),
+        };
+        self.runner.tell(input).await;
+    }
+
     async fn progress(&self, progress: Option<Progress>) {
         self.tell(StepUpdate::Progress(progress)).await;
     }
@@ -64,6 +78,7 @@ pub(super) async fn run(context: Arc<Context>, runner: Runner, work: Work) {
         Action::DriverPower { on } => driver_power::run(&context, *on, &teller).await,
         Action::DriverShutdown { grace_s } => driver_power::shut_down(&context, *grace_s, &teller).await,
         Action::DriverSetPassword { password } => driver_set_password::run(&context, password, &teller).await,
+        Action::DriverRead => driver_read::run(&context, &teller).await,
         // What DHCP and HTTP answer follows from these steps being done; there is nothing else to do.
         Action::DhcpBind { .. } | Action::BootLiveos | Action::BootLocal => Ok(()),
         // Ends by the guest's word, which comes to the runner from outside, or by its time limit.
