@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use common::{JOB, MACHINE, World, far, site, stamp, step};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use slipway_agent::run;
+use slipway_agent::{run, steps::Machine};
 use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
@@ -248,6 +248,29 @@ impl Edge {
             }
         }
     }
+
+    /// The log has what was said since before the first job, and no secret.
+    fn log_tells(&self) {
+        let said = |what: &str| {
+            let lines = self.log.lines();
+            let line = lines.into_iter().find(|line| line.contains(what));
+            line.unwrap_or_else(|| panic!("the log has no `{what}`:\n{}", self.log))
+        };
+        assert!(
+            self.log.starts_with("agent ")
+                && self.log.lines().next() == Some(said("said before there was a job"))
+        );
+        assert!(said("code=\"image_missing\"").contains(" WARN step failed: "));
+        assert!(said("step done step=write-image").contains(" INFO "));
+        assert!(!self.log.contains("n0nce"), "no secret stands in it");
+    }
+}
+
+/// Has what this process logs stand in the agent's log, as in its binary.
+fn keep_what_is_said(machine: &Machine) {
+    let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO);
+    subscriber.with(machine.log.layer()).init();
+    tracing::info!("said before there was a job");
 }
 
 fn order(world: &World, job: JobId) -> Order {
@@ -300,9 +323,7 @@ async fn an_install_with_a_cut_in_the_middle() {
     let (mut edge, ca) = Edge::new(world, &token).await;
     edge.open_door().await;
     machine.config = edge.world.config(edge.address.port(), ca, token);
-    let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO);
-    subscriber.with(machine.log.layer()).init();
-    tracing::info!("said before there was a job");
+    keep_what_is_said(&machine);
     let agent = tokio::spawn(run::run(machine, CancellationToken::new()));
 
     edge.until(0, 1, StepState::Done).await;
@@ -341,18 +362,7 @@ async fn an_install_with_a_cut_in_the_middle() {
     edge.release(5, 1);
     timeout(LIMIT, agent).await.unwrap().unwrap().unwrap();
     assert!(edge.world.dir.path().join("rebooted").exists());
-    let said = |what: &str| {
-        let lines = edge.log.lines();
-        let line = lines.into_iter().find(|line| line.contains(what));
-        line.unwrap_or_else(|| panic!("the log has no `{what}`:\n{}", edge.log))
-    };
-    assert!(
-        edge.log.starts_with("agent ")
-            && edge.log.lines().next() == Some(said("said before there was a job"))
-    );
-    assert!(said("code=\"image_missing\"").contains(" WARN step failed: "));
-    assert!(said("step done step=write-image").contains(" INFO "));
-    assert!(!edge.log.contains("n0nce"), "no secret stands in it");
+    edge.log_tells();
 
     let written = std::fs::read(b).unwrap();
     assert!(
