@@ -58,6 +58,8 @@ async function pages(page) {
     ['instance-new', '/instances/new'],
     ['jobs', '/jobs'],
     ['job', `/jobs/${job.id}`],
+    ['job-log', `/jobs/${job.id}`, tab(1)],
+    ['job-order', `/jobs/${job.id}`, tab(3)],
     ['projects', '/projects'],
     ['project', '/projects/default'],
     ['users', '/users'],
