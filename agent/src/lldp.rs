@@ -9,7 +9,7 @@ use slipway_protocol::{
     inventory::{Neighbour, Nic},
 };
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::inventory;
 
@@ -68,7 +68,8 @@ impl Neighbours {
         self.0.send_if_modified(|known| {
             let is_news = known.get(&mac) != Some(&neighbour);
             if is_news {
-                info!(%mac, system = neighbour.system, port = neighbour.port, "a port's neighbour was heard");
+                // Not in the job's log, which tenants read: how a site is cabled is its operator's affair.
+                debug!(%mac, system = neighbour.system, port = neighbour.port, "a port's neighbour was heard");
                 known.insert(mac, neighbour);
             }
             is_news
