@@ -351,6 +351,9 @@ pub async fn start(
     begin(&app, &caller, key, Work::Start).await
 }
 
+/// The longest a system may be given to shut down, in seconds.
+const MOST_GRACE_S: u32 = 3600;
+
 /// How an instance is switched off.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default)]
@@ -361,12 +364,21 @@ pub struct Grace {
 
 impl Grace {
     pub(super) fn seconds(&self) -> Result<u32, ApiError> {
-        let seconds = self.grace_s.unwrap_or(60);
-        if seconds > 3600 {
-            return Err(ApiError::Bad("grace_s", "a grace is at most 3600 s".to_owned()));
-        }
-        Ok(seconds)
+        grace_or(self.grace_s, 60)
     }
+}
+
+/// How many seconds a system is given to shut down, `usual` if nothing is said.
+///
+/// # Errors
+/// `grace_s` for more than an hour.
+pub(super) fn grace_or(given: Option<u32>, usual: u32) -> Result<u32, ApiError> {
+    let seconds = given.unwrap_or(usual);
+    if seconds > MOST_GRACE_S {
+        let detail = format!("a grace is at most {MOST_GRACE_S} s");
+        return Err(ApiError::Bad("grace_s", detail));
+    }
+    Ok(seconds)
 }
 
 /// Switches an instance off.

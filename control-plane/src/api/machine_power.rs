@@ -6,13 +6,11 @@ use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Body, Path, jobs::JobView};
+use super::{Body, Path, instances::grace_or, jobs::JobView};
 use crate::{access::Caller, app::App, domain, error::ApiError, workflow::machine_power::Ask};
 
 /// How long a system is given to shut down if nothing else is said, in seconds.
 const GRACE_S: u32 = 30;
-/// The longest it may be given.
-const MOST_GRACE_S: u32 = 3600;
 
 /// What is asked of the machine's BMC.
 #[derive(Deserialize, ToSchema)]
@@ -38,11 +36,7 @@ pub async fn power(
     Path(key): Path<String>,
     Body(body): Body<PowerBody>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let grace_s = body.grace_s.unwrap_or(GRACE_S);
-    if grace_s > MOST_GRACE_S {
-        let detail = format!("a grace is at most {MOST_GRACE_S} s");
-        return Err(ApiError::Bad("grace_s", detail));
-    }
+    let grace_s = grace_or(body.grace_s, GRACE_S)?;
     let job = domain::machine_power::ask(&app, &caller, key, (body.ask, grace_s)).await?;
     Ok((StatusCode::ACCEPTED, Json(super::jobs::view((job, None)))))
 }
