@@ -113,6 +113,37 @@ fn says(report: &Report, boot_n: u128, name: &str, state: StepState) -> AgentRep
     }
 }
 
+#[test]
+fn a_clock_that_was_set_back_holds_up_no_attempt() {
+    let order = order();
+    let mut report = begin(&order, 1, None);
+    advance(&order, &mut report, at(3000));
+    apply(&order, &mut report, &id("image"), failure(true), at(3000));
+    let decision = advance(&order, &mut report, at(2));
+    assert_eq!(
+        decision.wake_at,
+        Some(at(3)),
+        "the pause begins now, not when the clock has caught up"
+    );
+    assert_eq!(advance(&order, &mut report, at(3)).wake_at, Some(at(63)));
+    assert_eq!(state(&report, "image"), (StepState::Running, 2));
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_silence_longer() {
+    let order = order();
+    let mut report = begin(&order, 1, None);
+    advance(&order, &mut report, at(3000));
+    let decision = advance(&order, &mut report, at(2));
+    assert_eq!(decision.wake_at, Some(at(62)));
+    advance(&order, &mut report, at(62));
+    assert_eq!(
+        state(&report, "image"),
+        (StepState::Pending, 1),
+        "it was silent for too long"
+    );
+}
+
 /// A report that has come as far as `write` running under boot 1.
 fn at_write(order: &Order) -> Report {
     let mut report = begin(order, 1, None);

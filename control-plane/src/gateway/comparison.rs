@@ -23,7 +23,7 @@ pub(super) struct Greeting {
     /// When, by its own clock. What answers it is good from then on by that clock, whatever ours says.
     said_at: DateTime<Utc>,
     /// Whether it is fresh by our clock, too: only then does it say anything about the site as it is now.
-    pub(super) in_time: bool,
+    in_time: bool,
 }
 
 impl Gateway {
@@ -58,29 +58,36 @@ impl Gateway {
         })
     }
 
-    /// Compares what an edge holds with what it should, and sends or asks for the difference.
+    /// Keeps that a site was heard, and what its edge can do.
+    pub(super) async fn note_heard(&self, site: &SiteId, greeting: &Greeting) -> Result<(), Refusal> {
+        if greeting.in_time {
+            self.records.heard(site, true).await?;
+            let takes_leases = greeting.hello.leases.is_some();
+            self.records.takes_leases(site, takes_leases).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares what an edge holds with what it should, and sends or asks for the difference; only then anything is written.
     pub(super) async fn compare(&mut self, site: &SiteId, greeting: &Greeting) -> Result<(), Refusal> {
         let Greeting {
             hello,
             said_at,
             in_time,
         } = greeting;
-        if *in_time {
-            self.records.takes_leases(site, hello.leases.is_some()).await?;
-        }
         let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
             return Ok(());
         };
         match answer_hello(&wanted.holdings(), &self.received(site).await?, hello) {
             HelloAnswer::InSync => {
+                if hello.starting {
+                    self.ask(site, *said_at, &SyncRequest::Nothing);
+                }
                 if *in_time {
                     self.records.confirmed(site, wanted.config()).await?;
                     if hello.leases.is_some() {
                         self.records.holds_leases(site, wanted.leases()).await?;
                     }
-                }
-                if hello.starting {
-                    self.ask(site, *said_at, &SyncRequest::Nothing);
                 }
             }
             HelloAnswer::AskLists => self.ask(site, *said_at, &SyncRequest::Lists),

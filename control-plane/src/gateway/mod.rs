@@ -231,11 +231,11 @@ impl Gateway {
         match topic {
             Topic::Hello(site) => {
                 let hello = self.open_hello(topic, payload).await?;
-                if hello.in_time {
-                    self.records.heard(site, true).await?;
-                }
+                // A store without room to write to keeps no edge from being told what it had done and what it is to do.
+                let heard = self.note_heard(site, &hello).await;
                 self.compare(site, &hello).await?;
                 self.tell_logs(site, &hello).await?;
+                heard?;
                 Ok("hello")
             }
             Topic::Machine(site, mac) => {

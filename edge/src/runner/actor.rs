@@ -152,6 +152,7 @@ impl Runner {
             machines: HashMap::new(),
             by_mac: HashMap::new(),
             wakes: BinaryHeap::new(),
+            looked_at: DateTime::<Utc>::MIN_UTC,
         };
         actor.load()?;
         Ok((
@@ -167,6 +168,8 @@ pub(super) struct Actor {
     pub(super) machines: HashMap<MachineId, Machine>,
     by_mac: HashMap<MacAddr, MachineId>,
     wakes: BinaryHeap<Reverse<(DateTime<Utc>, MachineId)>>,
+    /// When it last looked who is to be woken.
+    looked_at: DateTime<Utc>,
 }
 
 impl Actor {
@@ -200,6 +203,13 @@ impl Actor {
 
     fn wake_due(&mut self) -> Result<(), StoreError> {
         let now = (self.context.now)();
+        if now < std::mem::replace(&mut self.looked_at, now) {
+            // The clock was set back: what was to be done by its former time is reckoned anew.
+            let machines: Vec<MachineId> = self.machines.keys().copied().collect();
+            return machines
+                .into_iter()
+                .try_for_each(|machine| self.settle(machine, false));
+        }
         while let Some(Reverse((at, machine))) = self.wakes.peek().copied() {
             if at > now {
                 break;
@@ -471,7 +481,9 @@ impl Actor {
                 break decision.wake_at;
             }
         };
-        let due = m.saved_at.is_none_or(|saved| now - saved >= PROGRESS_EVERY);
+        let due = m
+            .saved_at
+            .is_none_or(|saved| (now - saved).abs() >= PROGRESS_EVERY);
         if changed || (m.unsaved && due) {
             m.save(&context, now)?;
         }

@@ -155,6 +155,9 @@ pub fn advance(order: &Order, report: &mut Report, now: DateTime<Utc>) -> Decisi
         decision.changed = true;
         return decision;
     }
+    for state in &mut report.steps {
+        none_later_than(state, now);
+    }
     for index in 0..order.steps.len() {
         decide_step(order, &order.steps[index], report, now, &mut decision);
         if report.outcome.is_final() {
@@ -226,6 +229,22 @@ fn decide_step(order: &Order, step: &Step, report: &mut Report, now: DateTime<Ut
                 now + Duration::seconds(step.no_progress_timeout_s.into()),
             );
         }
+    }
+}
+
+/// What a step's next attempt and its silence are reckoned from was not later than now. A clock that was set back would
+/// have them wait until it has caught up with itself.
+fn none_later_than(state: &mut StepReport, now: DateTime<Utc>) {
+    if matches!(state.state, StepState::Done | StepState::Failed) {
+        return;
+    }
+    let reckoned_from = [
+        &mut state.started_at,
+        &mut state.progressed_at,
+        &mut state.finished_at,
+    ];
+    for at in reckoned_from.into_iter().flatten() {
+        *at = now.min(*at);
     }
 }
 

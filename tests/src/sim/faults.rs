@@ -80,7 +80,6 @@ impl World {
                 self.agenda.after(ms, Event::Over(Ended::EdgeDiskFull));
             }
             Fault::CentreDiskFull(ms) => {
-                self.judge.out_of_touch();
                 self.fragile.full.store(true, Ordering::Relaxed);
                 self.agenda.after(ms, Event::Over(Ended::CentreDiskFull));
             }
