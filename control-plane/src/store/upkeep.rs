@@ -123,13 +123,31 @@ pub(super) fn revision_floor(db: &mut Database) -> StoreResult<i64> {
     Ok(floor.and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-/// Raises all revisions to `floor`, and those to come above it: edges may hold what the backup does not know, under numbers
-/// that would be given out again.
+/// The highest revision that a database has given out or set aside; none where there is no database, or none of a control
+/// plane that can be read. Changes nothing. Blocking.
+#[must_use]
+pub fn highest_given_out(url: &str) -> Option<i64> {
+    let mut db = connect(url).ok()?;
+    highest_revision(&mut db).ok()
+}
+
+fn highest_revision(db: &mut Database) -> StoreResult<i64> {
+    use diesel::dsl::max;
+    let of_orders: (Option<i64>, Option<i64>) = orders::table
+        .select((max(orders::revision), max(orders::reserved)))
+        .first(db)?;
+    let of_sites: Option<i64> = sites::table.select(max(sites::revision)).first(db)?;
+    let given_out = [of_orders.0, of_orders.1, of_sites].into_iter().flatten().max();
+    Ok(revision_floor(db)?.max(given_out.unwrap_or(0)))
+}
+
+/// Raises all revisions above `given_out` and above all that the database has, and those to come above that: edges may hold
+/// what a backup does not know, under numbers that would be given out again.
 ///
 /// # Errors
 /// When the database fails.
-pub fn raise_revisions(db: &mut Database, floor: i64) -> StoreResult<()> {
-    let floor = floor.max(revision_floor(db)? + 1);
+pub fn raise_revisions(db: &mut Database, given_out: i64) -> StoreResult<()> {
+    let floor = given_out.max(highest_revision(db)?) + 1;
     settings::put(db, FLOOR, &floor.to_string())?;
     diesel::update(orders::table.filter(orders::revision.lt(floor)))
         .set(orders::revision.eq(floor))

@@ -39,10 +39,14 @@ pub enum Former {
 /// When it is none or a newer build's, something is there already, or a control plane runs.
 pub async fn run(config: &Config, from: &Path, former: Former) -> anyhow::Result<Manifest> {
     let (config_of_task, from) = (config.clone(), from.to_owned());
-    let put = tokio::task::spawn_blocking(move || put(&config_of_task, &from, former));
-    let manifest = put.await.context("the restore was cut")??;
+    let put = tokio::task::spawn_blocking(move || {
+        // Before it is moved aside.
+        let given_out = upkeep::highest_given_out(&config_of_task.database_url);
+        put(&config_of_task, &from, former).map(|manifest| (manifest, given_out))
+    });
+    let (manifest, given_out) = put.await.context("the restore was cut")??;
     let store = Store::open(&config.database_url).await?;
-    go_on(&store, &manifest, Utc::now()).await?;
+    go_on(&store, &manifest, given_out, Utc::now()).await?;
     Ok(manifest)
 }
 
@@ -145,12 +149,19 @@ fn place(from: &Path, to: &Path) -> anyhow::Result<()> {
     moved().with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
 }
 
-/// Brings the restored database to where it can go on. Revisions begin above the seconds since 1970: nobody ever gave out
-/// one a second.
-async fn go_on(store: &Store, manifest: &Manifest, now: DateTime<Utc>) -> anyhow::Result<()> {
+/// Brings the restored database to where it can go on. Revisions begin above those of the database that it replaces, if that
+/// can be read, and above the seconds since 1970: nobody ever gave out one a second. A clock that is behind the backup is
+/// wrong, and does not count.
+async fn go_on(
+    store: &Store,
+    manifest: &Manifest,
+    given_out: Option<i64>,
+    now: DateTime<Utc>,
+) -> anyhow::Result<()> {
     let made = manifest.made_at;
     let done = store.transaction(move |db| {
-        upkeep::raise_revisions(db, now.timestamp())?;
+        let seconds = now.max(made).timestamp();
+        upkeep::raise_revisions(db, given_out.unwrap_or(0).max(seconds))?;
         let by = Actor {
             name: "restore".to_owned(),
             via: Via::Nothing,

@@ -215,7 +215,7 @@ async fn revisions_never_go_back() {
             })
             .await
             .unwrap();
-        assert_eq!(told, (1, 5_001, 5_001, 5_002, 5_001));
+        assert_eq!(told, (1, 5_002, 5_002, 5_004, 5_003));
     })
     .await;
 }

@@ -82,6 +82,12 @@ impl Memory {
 }
 
 impl Tables {
+    /// The highest revision that was given out.
+    fn highest(&self) -> u64 {
+        let orders = self.view.orders.values().map(|(revision, _)| *revision);
+        orders.max().unwrap_or(0).max(self.view.config).max(self.floor)
+    }
+
     fn put_order(&mut self, order: &Order) {
         let held = self.view.orders.get(&order.machine);
         let revision = held.map_or(self.floor, |(revision, _)| *revision) + 1;
@@ -355,12 +361,13 @@ impl Base for Memory {
         let backups = self.backups.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(backup) = backups.get(backup) else { return };
         let mut tables = self.lock();
+        let given_out = tables.highest();
         *tables = backup.clone();
         if self.defect == Some(Defect::RestoreKeepsRevisions) {
             return;
         }
         let seconds = clock::centre().timestamp().cast_unsigned();
-        let floor = seconds.max(tables.floor + 1);
+        let floor = seconds.max(given_out).max(tables.highest()) + 1;
         tables.floor = floor;
         tables.view.config = tables.view.config.max(floor);
         for (revision, _) in tables.view.orders.values_mut() {

@@ -282,13 +282,14 @@ impl Base for Real {
         let backups = self.backups.lock().unwrap_or_else(PoisonError::into_inner);
         let copy = 1 + std::fs::read_dir(self.dir.path()).map_or(0, Iterator::count);
         let path = self.dir.path().join(format!("base-{copy}.db"));
+        let given_out = upkeep::highest_given_out(&self.app().config.database_url);
         std::fs::copy(&backups[backup], path).expect("there is room in memory");
         let app = self
             .runtime
             .block_on(open(&self.dir, copy, Arc::clone(&self.site.centre)));
         *self.app.lock().unwrap_or_else(PoisonError::into_inner) = app.expect("a copy of a store is one");
-        let seconds = clock::centre().timestamp();
-        self.with(move |db| upkeep::raise_revisions(db, seconds));
+        let given_out = given_out.unwrap_or(0).max(clock::centre().timestamp());
+        self.with(move |db| upkeep::raise_revisions(db, given_out));
     }
 
     fn view(&self) -> View {
