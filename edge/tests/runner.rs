@@ -144,6 +144,32 @@ fn a_clock_that_was_set_back_makes_no_silence_longer() {
     );
 }
 
+#[test]
+fn a_job_of_a_disk_that_was_put_back_is_begun_by_people_alone() {
+    let order = order();
+    let mut old = begin(&order, 1, None);
+    advance(&order, &mut old, at(0));
+    let mut later = old.clone();
+    next::leave_behind(&mut old, &later, at(1));
+    assert_eq!(
+        old.outcome,
+        Outcome::Running,
+        "the same job's newer report is gone on from"
+    );
+    later.job = JobId(Uuid::from_u128(2));
+    next::leave_behind(&mut old, &later, at(1));
+    let mut again = begin(&order, 9, Some(&old));
+    assert!(!advance(&order, &mut again, at(2)).changed);
+    assert!(
+        matches!(&again.outcome, Outcome::Failed { failure, .. } if failure.code == "disk_put_back"),
+        "{again:?}"
+    );
+    let retried = Order { retry: 1, ..order };
+    let mut retry = begin(&retried, 10, Some(&again));
+    advance(&retried, &mut retry, at(3));
+    assert_eq!(state(&retry, "image"), (StepState::Running, 1));
+}
+
 /// A report that has come as far as `write` running under boot 1.
 fn at_write(order: &Order) -> Report {
     let mut report = begin(order, 1, None);

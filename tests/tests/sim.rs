@@ -55,7 +55,7 @@ fn what_failed_once_does_not_fail_again() {
     for seed in [
         34, 1024, 1046, 1132, 1495, 1997, 2044, 2346, 2955, 4389, 5252, 624, 5864, 6041, 9802, 11_798,
         1_000_356, 1_012_524, 1_059_330, 1_160_969, 1_171_859, 1_185_722, 1_204_777, 1_351_019, 1_372_812,
-        1_435_792, 1_499_344,
+        1_435_792, 1_499_344, 1_825_566,
     ] {
         let ending = sim::run(Schedule::of(seed), None, false);
         assert_eq!(ending.violations, Vec::<String>::new(), "seed {seed}");

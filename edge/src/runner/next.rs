@@ -410,6 +410,22 @@ pub fn fail_job(report: &mut Report, step: Option<&StepId>, failure: Failure, no
     };
 }
 
+/// Ends a report that the disk had when it was put back, and that a later job's report follows: how far its job came in
+/// between nobody here knows. Should its order be put in force again, it does nothing until people have looked and retry it.
+pub fn leave_behind(report: &mut Report, later: &Report, now: DateTime<Utc>) {
+    if report.job == later.job || report.outcome.is_final() {
+        return;
+    }
+    let failure = Failure {
+        code: "disk_put_back".into(),
+        message: "the edge's disk was put back to an older state, and what it did of this job since is not known; look at \
+                  the machine, then retry the job"
+            .into(),
+        transient: false,
+    };
+    fail_job(report, None, failure, now);
+}
+
 /// Adds a timeline event, keeping their number bounded.
 pub fn note(report: &mut Report, event: TimelineEvent) {
     if report.events.len() >= slipway_protocol::report::MAX_EVENTS {

@@ -129,7 +129,9 @@ impl Actor {
         let former = self.machines.remove(&id);
         if let Some(former) = &former {
             self.let_go(former);
-            self.keep_former(&former.report)?;
+            let mut left = former.report.clone();
+            next::leave_behind(&mut left, &told.report, (self.context.now)());
+            self.keep_former(&left)?;
         }
         self.context.store.put_report(&told)?;
         self.context.ledger.hold_report(&id.to_string(), revision);
