@@ -56,7 +56,7 @@ build: deps web ## Builds the binaries
 	cargo build --locked --workspace --bins
 	@mkdir -p $(BINARIES)
 	@for b in slipway slipway-control-plane slipway-edge slipway-lab slipway-demo slipway-fleet slipway-bench-lists slipway-bench-reconnect; do \
-	  cp -u $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
+	  install -C $(CARGO_TARGET_DIR)/debug/$$b $(BINARIES)/; done
 
 liveos: deps ## Builds the LiveOS (LIVEOS_FLAVOUR=generic for real hardware) and says where it lies
 	@agent=$$(deploy/agent/build.sh) && mkdir -p $(SLIPWAY_LIVEOS_DIR) && deploy/liveos/build.sh $$agent $(SLIPWAY_LIVEOS_DIR) $(LIVEOS_FLAVOUR)
