@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     client::Client,
+    install_plan,
     labels::{self, Pair},
     ordering::Ordering,
     output::{self, Format},
@@ -205,6 +206,9 @@ pub(crate) struct Reinstall {
     /// Make all other disks read as zeros first; they keep what they hold otherwise
     #[arg(long)]
     wipe_data_disks: bool,
+    /// Say what would be done, and do nothing: disk, what was written to it last, steps
+    #[arg(long, conflicts_with = "wait")]
+    plan: bool,
     #[command(flatten)]
     wait: Wait,
 }
@@ -240,8 +244,15 @@ pub(crate) async fn run(client: &Client, format: Format, instance: Instance) -> 
             wait,
         } => work::begin(client, format, task("restart", instances, Some(grace), wait)).await,
         Instance::Reinstall(anew) => {
-            let task = task("reinstall", anew.instances.clone(), None, anew.wait);
-            let anew = Some(reinstall(*anew)?);
+            let (task, plan) = (
+                task("reinstall", anew.instances.clone(), None, anew.wait),
+                anew.plan,
+            );
+            let anew = reinstall(*anew)?;
+            if plan {
+                return install_plan::reinstall(client, format, &task.instances, &anew).await;
+            }
+            let anew = Some(anew);
             work::begin(client, format, Work { anew, ..task }).await
         }
         Instance::Delete { instances, wait } => {
@@ -285,27 +296,12 @@ fn task(verb: &'static str, instances: Vec<String>, grace: Option<Grace>, wait: 
     }
 }
 
-const PLAN: [(&str, &str); 10] = [
-    ("machine", "/machine/name"),
-    ("address", "/machine/address"),
-    ("waiting", "/waiting"),
-    ("image", "/image/name"),
-    ("serial", "/disk/serial"),
-    ("wwn", "/disk/wwn"),
-    ("model", "/disk/model"),
-    ("bytes", "/disk/size_bytes"),
-    ("no disk", "/no_disk/detail"),
-    ("held", "/held/instance"),
-];
-
 async fn create(client: &Client, format: Format, new: NewInstance) -> anyhow::Result<ExitCode> {
     let (wait, plan) = (new.wait.wait, new.plan);
     let body = new_instances(new)?;
     if plan {
         anyhow::ensure!(body["instance"].is_null(), "--plan goes with one name");
-        let answer = client.post("/api/v1/instances/plan", body).await?;
-        output::print(format, &answer, &PLAN);
-        return Ok(ExitCode::SUCCESS);
+        return install_plan::create(client, format, body).await;
     }
     if body["instance"].is_null() {
         let accepted = client.post("/api/v1/instances", body).await?;
@@ -580,6 +576,10 @@ mod tests {
             (
                 "reinstall web-1 --wipe-data-disks",
                 r#"POST /api/v1/instances/web-1/reinstall {"wipe_data_disks":true}"#,
+            ),
+            (
+                "reinstall web-1 --image d13 --plan",
+                r#"POST /api/v1/instances/web-1/reinstall/plan {"image":"d13"}"#,
             ),
             (
                 "stop web-1 web-2 --grace 5",

@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod events;
 mod images;
+mod install_plan;
 mod job_log;
 mod jobs;
 mod labels;
