@@ -11,6 +11,8 @@ pub mod broker;
 pub mod client;
 #[cfg(feature = "broker")]
 pub mod guard;
+#[cfg(feature = "broker")]
+pub mod log;
 pub mod tls;
 
 pub use client::{Client, Event, Options, Publish, PublishError};

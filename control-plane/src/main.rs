@@ -22,7 +22,6 @@ use slipway_control_plane::{
     },
 };
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// The control plane of Slipway: one binary to try, with SQLite and an embedded broker.
 #[derive(Parser)]
@@ -89,12 +88,7 @@ const OTHER_FILES: u64 = 256;
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("SLIPWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    slipway_bus::log::start();
     slipway_bus::tls::install_provider();
     // Settings stand before or after the subcommand.
     let matches = Cli::command().mut_args(|arg| arg.global(true)).get_matches();

@@ -14,7 +14,6 @@ use slipway_edge::{
 };
 use slipway_protocol::site::JoinToken;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// The edge box of a Slipway site: boots, installs and watches its machines, also while the WAN is cut.
 #[derive(Parser)]
@@ -60,12 +59,7 @@ enum Command {
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("SLIPWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    slipway_bus::log::start();
     slipway_bus::tls::install_provider();
     let Cli { command, given } = Cli::parse();
     if let Some(Command::Man { dir }) = &command {
