@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use slipway_edge::bmc::{BootDevice, PowerAction};
@@ -122,32 +127,58 @@ async fn an_ambiguous_disk_is_refused_by_name_and_nothing_is_written() {
     );
 }
 
+/// A plain MQTT tool at the site that has subscribed, and the messages it hears until it is killed.
+fn listen(world: &World) -> (Child, JoinHandle<Vec<String>>) {
+    // Its debug messages say when it has; a pipe's buffer would keep them back.
+    let mut listener = world
+        .command(Place::Site, "stdbuf")
+        .unwrap()
+        .args([
+            "-oL",
+            "mosquitto_sub",
+            "-h",
+            "127.0.0.1",
+            "-d",
+            "-v",
+            "-t",
+            "slipway/#",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(listener.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let subscribed = lines.any(|line| line.starts_with("Subscribed"));
+    assert!(subscribed, "the tool ended before it had subscribed");
+    let heard = std::thread::spawn(move || lines.filter(|line| line.starts_with("slipway/")).collect());
+    (listener, heard)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn people_read_the_messages_and_flipped_bytes_are_refused_and_counted() {
     let world = world("t-flip", &Spec::default()).await;
-    let listener = world
-        .command(Place::Site, "timeout")
-        .unwrap()
-        .args(["45", "mosquitto_sub", "-h", "127.0.0.1", "-v", "-t", "slipway/#"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let (mut listener, heard) = listen(&world);
     let (_, job) = world.install("flip-1", "tiny", json!({})).await.unwrap();
     let job = world.api.wait_for_job(&job, INSTALL_LIMIT).await.unwrap();
     assert_eq!(job["state"], "done", "{:#}", job["failure"]);
-    let heard = String::from_utf8_lossy(&listener.wait_with_output().unwrap().stdout).into_owned();
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    let heard = heard.join().unwrap();
     let line = |part: &str| {
-        heard
-            .lines()
-            .find(|l| l.contains(part))
-            .unwrap_or_else(|| panic!("{part} in {heard}"))
+        let found = heard.iter().find(|line| line.contains(part));
+        found.unwrap_or_else(|| panic!("{part} in {heard:#?}"))
     };
     let (order_topic, order) = line("/cmd/order/").split_once(' ').unwrap();
     assert!(
         order.contains(r#""do":"agent_write_image""#),
         "a person can read the order"
     );
-    assert!(!heard.contains(&world.lab.bmc_password), "and no password");
+    let password = world.lab.bmc_password.as_str();
+    assert!(
+        !heard.iter().any(|line| line.contains(password)),
+        "and no password"
+    );
     let (report_topic, report) = line("/evt/report/").split_once(' ').unwrap();
     assert!(report.contains(r#""state":"done""#) || report.contains(r#""state":"running""#));
 
