@@ -8,6 +8,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    filter::FilterExt as _,
     fmt::MakeWriter,
     layer::{Context, Filter, SubscriberExt as _},
     util::SubscriberInitExt as _,
@@ -37,7 +38,6 @@ fn layer(
     writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
     colours: bool,
 ) -> impl Layer<Registry> {
-    use tracing_subscriber::filter::FilterExt as _;
     tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(colours)

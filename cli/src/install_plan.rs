@@ -29,7 +29,7 @@ const COLUMNS: [(&str, &str); 14] = [
 /// Prints what a new instance would do.
 pub(crate) async fn create(client: &Client, format: Format, new: Value) -> anyhow::Result<ExitCode> {
     let plan = client.post("/api/v1/instances/plan", new).await?;
-    Ok(print(format, plan))
+    Ok(print(format, vec![plan]))
 }
 
 /// Prints what installing instances anew would do, all of them the same way.
@@ -44,17 +44,17 @@ pub(crate) async fn reinstall(
         let path = format!("/api/v1/instances/{instance}/reinstall/plan");
         plans.push(client.post(&path, anew.clone()).await?);
     }
-    let one = if plans.len() == 1 { plans.pop() } else { None };
-    Ok(print(format, one.unwrap_or_else(|| json!({ "items": plans }))))
+    Ok(print(format, plans))
 }
 
-fn print(format: Format, mut answer: Value) -> ExitCode {
+fn print(format: Format, mut plans: Vec<Value>) -> ExitCode {
     if format == Format::Table {
-        match answer["items"].as_array_mut() {
-            Some(plans) => plans.iter_mut().for_each(name_steps),
-            None => name_steps(&mut answer),
-        }
+        plans.iter_mut().for_each(name_steps);
     }
+    let answer = match &mut plans[..] {
+        [one] => one.take(),
+        many => json!({ "items": many }),
+    };
     output::print(format, &answer, &COLUMNS);
     ExitCode::SUCCESS
 }

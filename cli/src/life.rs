@@ -244,15 +244,13 @@ pub(crate) async fn run(client: &Client, format: Format, instance: Instance) -> 
             wait,
         } => work::begin(client, format, task("restart", instances, Some(grace), wait)).await,
         Instance::Reinstall(anew) => {
-            let (task, plan) = (
-                task("reinstall", anew.instances.clone(), None, anew.wait),
-                anew.plan,
-            );
-            let anew = reinstall(*anew)?;
+            let task = task("reinstall", anew.instances.clone(), None, anew.wait);
+            let plan = anew.plan;
+            let body = reinstall(*anew)?;
             if plan {
-                return install_plan::reinstall(client, format, &task.instances, &anew).await;
+                return install_plan::reinstall(client, format, &task.instances, &body).await;
             }
-            let anew = Some(anew);
+            let anew = Some(body);
             work::begin(client, format, Work { anew, ..task }).await
         }
         Instance::Delete { instances, wait } => {

@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod handbook;
 pub mod newcomer;
 pub mod sim;
+pub mod source;
 pub mod terminal;
 pub mod timeline;
 pub mod world;

@@ -9,6 +9,7 @@ use std::{
 
 use slipway_control_plane::domain::faults::blamed;
 use slipway_protocol::{ids::StepId, report::Failure};
+use slipway_tests::source::rust_files;
 
 /// Where a job's failure is made.
 const MAKERS: [&str; 12] = [
@@ -35,16 +36,6 @@ const BEFORE: [(&str, Option<bool>); 6] = [
     ("PASSWORD_REFUSED:&str=\"", None),
     ("end_all_at(db,id,(\"", None),
 ];
-
-fn rust_files(path: &Path, found: &mut Vec<PathBuf>) {
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).unwrap() {
-            rust_files(&entry.unwrap().path(), found);
-        }
-    } else if path.extension().is_some_and(|end| end == "rs") {
-        found.push(path.to_owned());
-    }
-}
 
 /// The word up to the next quotation mark, if it can be a code.
 fn word(rest: &str) -> Option<&str> {
@@ -106,8 +97,7 @@ fn each_code_by_which_a_job_fails_is_explained() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut made: BTreeMap<String, BTreeSet<Option<bool>>> = BTreeMap::new();
     for maker in MAKERS {
-        let mut files = Vec::new();
-        rust_files(&root.join(maker), &mut files);
+        let files = rust_files(&root.join(maker)).unwrap();
         let read = |file: &PathBuf| made_by(&std::fs::read_to_string(file).unwrap());
         let here: Vec<_> = files.iter().flat_map(read).collect();
         assert!(!here.is_empty(), "no failure is made in {maker} any more");

@@ -4,19 +4,16 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use slipway_tests::source::rust_files;
+
 /// Adds the names of all functions in the Rust files below a folder.
 fn functions(folder: &Path, names: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() && !path.ends_with("target") {
-            functions(&path, names);
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            for line in text.lines().map(str::trim_start) {
-                let line = line.strip_prefix("async ").unwrap_or(line);
-                if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')) {
-                    names.insert(name.to_owned());
-                }
+    for file in rust_files(folder).unwrap() {
+        let text = std::fs::read_to_string(file).unwrap();
+        for line in text.lines().map(str::trim_start) {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')) {
+                names.insert(name.to_owned());
             }
         }
     }
