@@ -178,7 +178,7 @@ impl Agent {
             boot: self.work.boot,
             version: VERSION.to_owned(),
             sealing_key: self.machine.opening.sealing_key(),
-            inventory: inventory.unwrap_or_default(),
+            inventory: inventory.unwrap_or_default().fitted(),
         };
         if self.link.hello(&hello, self.now()) {
             let (disks, ports) = (hello.inventory.disks.len(), hello.inventory.nics.len());

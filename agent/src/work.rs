@@ -137,11 +137,15 @@ impl Work {
     #[must_use]
     pub fn report(&self) -> Option<AgentReport> {
         let (order, revision) = self.order.as_ref()?;
+        let mut steps = self.steps.clone();
+        for step in &mut steps {
+            step.failure = step.failure.take().map(Failure::shortened);
+        }
         Some(AgentReport {
             boot: self.boot,
             job: order.job,
             order_revision: *revision,
-            steps: self.steps.clone(),
+            steps,
             disk: self.disk.clone(),
         })
     }

@@ -60,7 +60,11 @@ pub fn begin() {
         "version",
         "expired",
         "stale",
+        "out_of_bounds",
+        "clock_ahead",
         "not_joined",
+        "not_its_machine",
+        "not_its_job",
         "unknown_topic",
     ] {
         counter!("slipway_messages_refused_total", "code" => code).increment(0);

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
@@ -15,6 +14,7 @@ use slipway_bus::{
 use slipway_protocol::{
     ids::{MachineId, SiteId},
     keys::Expect,
+    limits::Body,
     report::{AgentHello, AgentReport, LogChunk},
     seal::Secret,
     topic::{self, Topic},
@@ -200,12 +200,7 @@ pub async fn listen(
 
 /// Opens what an agent said. Repeats and old ones are told apart by boot and attempt, so no revision is kept; validity
 /// is not judged, since an agent may have no clock.
-fn open<T: DeserializeOwned>(
-    context: &Context,
-    topic: &str,
-    machine: MachineId,
-    payload: &Bytes,
-) -> Option<T> {
+fn open<T: Body>(context: &Context, topic: &str, machine: MachineId, payload: &Bytes) -> Option<T> {
     let parsed = topic.parse::<Topic>().ok()?;
     let expect = Expect {
         now: chrono::DateTime::<chrono::Utc>::MIN_UTC,

@@ -34,7 +34,7 @@ impl Ledger {
 
     /// Notes a report that is in the store.
     pub fn hold_report(&self, machine: &str, revision: u64) {
-        self.lock().reports.hold(Kind::Report, machine, revision);
+        self.lock().reports.set(Kind::Report, machine, revision);
     }
 
     /// The revision held of a machine's report.

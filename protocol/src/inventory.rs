@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::MacAddr;
+use crate::{ids::MacAddr, limits};
 
 /// What an agent found on a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +94,25 @@ impl Inventory {
             let same = former.nics.iter().find(|other| other.mac == nic.mac);
             nic.neighbour = same.and_then(|other| other.neighbour.clone());
         }
+    }
+}
+
+impl Inventory {
+    /// What fits into a message, of a machine with more hardware than that: first what neighbours say falls out, then ports
+    /// without a link, then ports. Disks stay.
+    #[must_use]
+    pub fn fitted(mut self) -> Self {
+        let fits = |inventory: &Self| limits::inventory(inventory).is_ok();
+        if !fits(&self) {
+            self.nics.iter_mut().for_each(|nic| nic.neighbour = None);
+        }
+        if !fits(&self) {
+            self.nics.sort_by_key(|nic| !nic.link);
+        }
+        while !fits(&self) && !self.nics.is_empty() {
+            self.nics.truncate(self.nics.len() / 2);
+        }
+        self
     }
 }
 

@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     ids::{KeyId, SiteId},
+    limits::{Body, is_plausible},
     topic::{Kind, Topic},
     version,
 };
@@ -66,6 +67,14 @@ pub enum OpenError {
         /// The version it has.
         version: u16,
     },
+    /// Its body, a number or a time in it is beyond what one of its kind may hold.
+    #[error("message on `{topic}` is beyond the limits of its kind: {reason}")]
+    OutOfBounds {
+        /// Where it came in.
+        topic: String,
+        /// What holds too much.
+        reason: String,
+    },
     /// Its time is over.
     #[error("message on `{topic}` expired at {expired_at}")]
     Expired {
@@ -96,6 +105,7 @@ impl OpenError {
             Self::BadSignature { .. } => "bad_signature",
             Self::Misaddressed { .. } => "misaddressed",
             Self::Version { .. } => "version",
+            Self::OutOfBounds { .. } => "out_of_bounds",
             Self::Expired { .. } => "expired",
             Self::Stale { .. } => "stale",
         }
@@ -403,8 +413,9 @@ impl KeyRing {
     /// Opens a payload that came in on `topic`: the one verification of the product.
     ///
     /// # Errors
-    /// The first check that failed, in the order: form, key, signature, version, address, validity, revision, body.
-    pub fn open<T: DeserializeOwned>(
+    /// The first check that failed, in the order: form, key, signature, version, address, times, validity, revision, size,
+    /// body, limits of the body.
+    pub fn open<T: Body>(
         &self,
         topic: &Topic,
         payload: &[u8],
@@ -432,7 +443,16 @@ impl KeyRing {
         let msg: IncomingMsg = serde_json::from_str(envelope.msg.get()).map_err(malformed)?;
         let header = msg.header();
         check_header(topic, &header, expect)?;
-        let body = serde_json::from_str(msg.body.get()).map_err(malformed)?;
+        let out_of_bounds = |reason: String| OpenError::OutOfBounds { topic: at(), reason };
+        let size = msg.body.get().len();
+        if size > T::MAX_BYTES {
+            return Err(out_of_bounds(format!(
+                "{size} bytes, at most {} are taken",
+                T::MAX_BYTES
+            )));
+        }
+        let body: T = serde_json::from_str(msg.body.get()).map_err(malformed)?;
+        body.check().map_err(|excess| out_of_bounds(excess.to_string()))?;
         Ok(Verified {
             header,
             key: key.clone(),
@@ -456,6 +476,12 @@ fn check_header(topic: &Topic, header: &Header, expect: Expect) -> Result<(), Op
         return Err(OpenError::Misaddressed {
             topic: at(),
             made_for,
+        });
+    }
+    if !is_plausible(header.issued_at) || !is_plausible(header.expires_at) {
+        return Err(OpenError::OutOfBounds {
+            topic: at(),
+            reason: "it was signed, or expires, before 1970 or after 9999".to_owned(),
         });
     }
     if header.expires_at <= expect.now {

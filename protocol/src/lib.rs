@@ -10,6 +10,7 @@ pub mod image;
 pub mod inventory;
 pub mod keys;
 pub mod lease;
+pub mod limits;
 pub mod log;
 pub mod order;
 pub mod report;

@@ -27,7 +27,7 @@ impl Piece {
     /// Where it ends, in bytes.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.offset + self.text.len() as u64
+        self.offset.saturating_add(self.text.len() as u64)
     }
 }
 

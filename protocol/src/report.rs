@@ -11,6 +11,7 @@ use crate::{
     ids::{BootId, JobId, MachineId, StepId},
     inventory::{Disk, Inventory},
     lease::LocalUse,
+    limits::{MAX_TEXT_BYTES, cut},
     seal::{Sealed, SealingKey},
 };
 
@@ -209,6 +210,16 @@ pub struct Failure {
     /// Whether trying again may help.
     #[serde(default)]
     pub transient: bool,
+}
+
+impl Failure {
+    /// The same with a message that a message on the wire may hold.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        let end = cut(&self.message, MAX_TEXT_BYTES).len();
+        self.message.truncate(end);
+        self
+    }
 }
 
 /// Something that was seen.

@@ -52,6 +52,12 @@ impl Holdings {
         *held = revision.max(*held);
     }
 
+    /// Notes a document in this revision, also when a higher one is held.
+    pub fn set(&mut self, kind: Kind, subject: impl Into<String>, revision: u64) {
+        let subject = subject.into();
+        self.0.insert(Document { kind, subject }, revision);
+    }
+
     /// What is held of one kind, and what is held of all others.
     #[must_use]
     pub fn split(&self, kind: Kind) -> (Self, Self) {

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use slipway_protocol::{
     bmc::{BmcState, Power},
     ids::{BootId, Digest, ImageId, JobId, MacAddr, MachineId, SiteId, StepId},
@@ -14,6 +14,7 @@ use slipway_protocol::{
     inventory::{Disk, DiskKind, DiskRule, FirmwareKind},
     keys::{Expect, KeyRing, Signer, Stamp},
     lease::{Lease, LocalUse, Offer, Operation},
+    limits::Body,
     log::{LogHeld, LogTold},
     order::{Action, BmcAccess, BmcDriver, BootDevice, GuestConfig, Hardware, Order, Step},
     report::{
@@ -51,11 +52,7 @@ fn sealed() -> Sealed {
 }
 
 /// Writes what is frozen and reads it back: both must hold.
-fn frozen<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
-    name: &str,
-    topic: &Topic,
-    body: &T,
-) {
+fn frozen<T: Serialize + Body + PartialEq + std::fmt::Debug>(name: &str, topic: &Topic, body: &T) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden/v1")
         .join(name);

@@ -1,12 +1,15 @@
 //! The comparison of holdings: what an edge says it holds against what it should, and what is sent or asked for then.
 //! It is the one place that mends what was lost on the way; it decides nothing about jobs.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use slipway_protocol::{
     ids::SiteId,
     keys::{OpenError, Stamp},
+    limits::latest_revision,
     sync::{Document, Held, Hello, HelloAnswer, Holdings, SyncRequest, answer_hello},
     topic::{Kind, Topic},
 };
@@ -24,6 +27,24 @@ pub(super) struct Greeting {
     said_at: DateTime<Utc>,
     /// Whether it is fresh by our clock, too: only then does it say anything about the site as it is now.
     in_time: bool,
+}
+
+/// A hello without what nobody can calculate with: an edge that lists commands of revisions that were never given out is not
+/// believed, and reports that are numbered by a clock far ahead are not asked for, since they would be refused. Gives back the
+/// machines of those reports, too. Pure.
+fn usable(hello: &Hello, latest: u64) -> (Hello, BTreeSet<String>) {
+    let mut hello = hello.clone();
+    let mut unusable = BTreeSet::new();
+    let Some(lists) = &mut hello.lists else {
+        return (hello, unusable);
+    };
+    lists.commands.retain(|held| held.revision <= latest);
+    lists.leases.retain(|held| held.revision <= latest);
+    for held in lists.reports.iter_mut().filter(|held| held.revision > latest) {
+        unusable.insert(held.subject.clone());
+        held.revision = latest;
+    }
+    (hello, unusable)
 }
 
 impl Gateway {
@@ -78,6 +99,7 @@ impl Gateway {
         let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
             return Ok(());
         };
+        let (hello, unusable) = &usable(hello, latest_revision(self.records.now()));
         match answer_hello(&wanted.holdings(), &self.received(site).await?, hello) {
             HelloAnswer::InSync => {
                 if hello.starting {
@@ -97,6 +119,10 @@ impl Gateway {
                 tell_reports,
                 ahead,
             } => {
+                let want_reports: Vec<String> = want_reports
+                    .into_iter()
+                    .filter(|subject| !unusable.contains(subject))
+                    .collect();
                 info!(
                     %site, send = send.len(), want = want_reports.len(), tell = tell_reports.len(),
                     ahead = ahead.len(), "holdings differ"

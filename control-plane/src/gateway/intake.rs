@@ -12,7 +12,7 @@ use slipway_protocol::{
 };
 
 use super::{
-    Refusal,
+    Refusal, check_clock,
     records::{Keys, Records},
 };
 use crate::metrics;
@@ -63,15 +63,23 @@ pub(super) async fn take(records: &dyn Records, arrived: Vec<Arrived>) {
         }
     }
     let opened = newest(opened);
-    if records.keep(opened.clone()).await.is_ok() {
-        return;
+    if let Ok(refused) = records.keep(opened.clone()).await {
+        return refuse(refused);
     }
     // One that cannot be stored must not hold up the others.
     for report in opened {
         let topic = report.topic();
-        if let Err(failure) = records.keep(vec![report]).await {
-            Refusal::from(failure).tell(&topic);
+        match records.keep(vec![report]).await {
+            Ok(refused) => refuse(refused),
+            Err(failure) => Refusal::from(failure).tell(&topic),
         }
+    }
+}
+
+fn refuse(reports: Vec<Opened>) {
+    for report in reports {
+        let topic = report.topic();
+        Refusal::not_its_machine(&topic).tell(&topic);
     }
 }
 
@@ -83,6 +91,7 @@ fn open(records: &dyn Records, keys: &Keys, topic: &Topic, arrived: &Arrived) ->
         held: None,
     };
     let report = KeyRing::new([*key]).open::<Report>(topic, &arrived.payload, expect)?;
+    check_clock(report.header(), expect.now)?;
     if report.body().machine != arrived.machine {
         let made_for = format!("machine {}", report.body().machine);
         let topic = topic.to_string();

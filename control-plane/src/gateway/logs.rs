@@ -11,7 +11,7 @@ use slipway_protocol::{
 };
 
 use super::{
-    Refusal,
+    Refusal, check_clock,
     intake::Arrived,
     records::{Keys, Records},
 };
@@ -60,6 +60,7 @@ fn open(records: &dyn Records, keys: &Keys, arrived: &Arrived) -> Result<job_log
         held: None,
     };
     let chunk = KeyRing::new([*key]).open::<LogChunk>(&topic(arrived), &arrived.payload, expect)?;
+    check_clock(chunk.header(), expect.now)?;
     metrics::message_accepted("log");
     Ok(job_logs::Arrived {
         site,

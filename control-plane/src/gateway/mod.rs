@@ -16,11 +16,11 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::de::DeserializeOwned;
 use slipway_bus::{Event, Publish};
 use slipway_protocol::{
     ids::{JobId, MachineId, SiteId},
-    keys::{Expect, KeyRing, OpenError, Verified},
+    keys::{Expect, Header, KeyRing, OpenError, Verified},
+    limits::{Body, MAX_CLOCK_AHEAD, latest_revision},
     report::{MachineSeen, Presence},
     sync::Document,
     topic::Topic,
@@ -85,6 +85,27 @@ enum Refusal {
     /// It is the log of a job that is not the site's or not on that machine, or that nobody knows here.
     #[error("job {0} is not one of this site's on this machine, or the chunk is too long")]
     NotItsJob(JobId),
+    /// It is about a machine of another site, or of none.
+    #[error("{subject} is not one of site {site}'s")]
+    NotItsMachine {
+        /// Who said it.
+        site: SiteId,
+        /// The machine or port, as its topic names it.
+        subject: String,
+    },
+    /// It was signed, or is numbered, by a clock that is far ahead of ours: what the site says once its clock is right would be
+    /// taken for older.
+    #[error(
+        "it is numbered {revision} and signed at {issued_at}, more than {} days ahead of the control plane's clock; set the \
+         clock of the site's edge",
+        MAX_CLOCK_AHEAD.num_days()
+    )]
+    ClockAhead {
+        /// Its revision.
+        revision: u64,
+        /// When it was signed.
+        issued_at: DateTime<Utc>,
+    },
     /// No site says anything there.
     #[error("no site says anything on this topic")]
     UnknownTopic,
@@ -93,7 +114,27 @@ enum Refusal {
     Failed(#[from] ApiError),
 }
 
+/// Refuses what a clock has signed or numbered that is far ahead of ours.
+fn check_clock(header: &Header, now: DateTime<Utc>) -> Result<(), Refusal> {
+    let ahead = header.issued_at > now + MAX_CLOCK_AHEAD || header.revision > latest_revision(now);
+    if ahead {
+        return Err(Refusal::ClockAhead {
+            revision: header.revision,
+            issued_at: header.issued_at,
+        });
+    }
+    Ok(())
+}
+
 impl Refusal {
+    /// What `topic` is about is not its site's.
+    fn not_its_machine(topic: &Topic) -> Self {
+        Self::NotItsMachine {
+            site: topic.site().clone(),
+            subject: topic.subject(),
+        }
+    }
+
     /// Counts it and says why.
     fn tell(&self, topic: &Topic) {
         match self {
@@ -108,6 +149,14 @@ impl Refusal {
             Self::NotItsJob(_) => {
                 metrics::message_refused("not_its_job");
                 warn!(%topic, reason = %self, "a piece of a log is refused");
+            }
+            Self::NotItsMachine { .. } => {
+                metrics::message_refused("not_its_machine");
+                warn!(%topic, reason = %self, "a message about a machine of others is refused");
+            }
+            Self::ClockAhead { .. } => {
+                metrics::message_refused("clock_ahead");
+                warn!(%topic, reason = %self, "a message of a site whose clock is far ahead is refused");
             }
             Self::UnknownTopic => {
                 metrics::message_refused(UNKNOWN_TOPIC);
@@ -239,12 +288,16 @@ impl Gateway {
                 Ok("hello")
             }
             Topic::Machine(site, mac) => {
-                let seen = self.open::<MachineSeen>(topic, payload).await?.into_body();
-                self.records.seen(site, *mac, seen).await?;
+                let seen = self.open::<MachineSeen>(topic, payload).await?;
+                check_clock(seen.header(), self.records.now())?;
+                if !self.records.seen(site, *mac, seen.into_body()).await? {
+                    return Err(Refusal::not_its_machine(topic));
+                }
                 Ok("machine")
             }
             Topic::Presence(site) => {
                 let presence = self.open::<Presence>(topic, payload).await?;
+                check_clock(presence.header(), self.records.now())?;
                 info!(%site, online = presence.body().online, "presence");
                 self.records.heard(site, presence.body().online).await?;
                 Ok("presence")
@@ -254,16 +307,12 @@ impl Gateway {
     }
 
     /// Verifies a message by the key its site joined with.
-    async fn open<T: DeserializeOwned>(
-        &self,
-        topic: &Topic,
-        payload: &Bytes,
-    ) -> Result<Verified<T>, Refusal> {
+    async fn open<T: Body>(&self, topic: &Topic, payload: &Bytes) -> Result<Verified<T>, Refusal> {
         self.open_at(topic, payload, self.records.now()).await
     }
 
     /// The same by another time than ours.
-    async fn open_at<T: DeserializeOwned>(
+    async fn open_at<T: Body>(
         &self,
         topic: &Topic,
         payload: &Bytes,

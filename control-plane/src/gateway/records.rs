@@ -73,8 +73,8 @@ pub trait Records: Send + Sync {
     async fn report(&self, machine: MachineId) -> Result<Option<(u64, Report)>, ApiError>;
     /// A site was heard, or its connection was lost.
     async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError>;
-    /// A site saw a machine nobody knows.
-    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<(), ApiError>;
+    /// A site saw a machine nobody knows; `false` if the port is a machine's of another site, and nothing was kept.
+    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<bool, ApiError>;
     /// The revisions of the leases a site is to hold; none at a site whose edge takes none.
     async fn leases(&self, _site: &SiteId) -> Result<Vec<(MachineId, u64)>, ApiError> {
         Ok(Vec::new())
@@ -93,8 +93,9 @@ pub trait Records: Send + Sync {
     }
     /// Issues what is in force anew, above what an edge holds.
     async fn raise(&self, site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError>;
-    /// Keeps those reports that are news, and wakes who waits for them.
-    async fn keep(&self, reports: Vec<Opened>) -> Result<(), ApiError>;
+    /// Keeps those reports that are news, and wakes who waits for them; gives back those about machines that are not their
+    /// site's, of which nothing was kept.
+    async fn keep(&self, reports: Vec<Opened>) -> Result<Vec<Opened>, ApiError>;
     /// Keeps pieces of logs, and wakes who waits for them; gives back those that are not their site's to send.
     async fn keep_logs(&self, _logs: Vec<job_logs::Arrived>) -> Result<Vec<job_logs::Arrived>, ApiError> {
         Ok(Vec::new())
@@ -191,7 +192,7 @@ impl Records for App {
         Ok(set.await?)
     }
 
-    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<(), ApiError> {
+    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<bool, ApiError> {
         let (site, now) = (site.clone(), (self.now)());
         let put = self
             .store
@@ -279,9 +280,9 @@ impl Records for App {
         Ok(held.await?)
     }
 
-    async fn keep(&self, opened: Vec<Opened>) -> Result<(), ApiError> {
+    async fn keep(&self, opened: Vec<Opened>) -> Result<Vec<Opened>, ApiError> {
         let now = (self.now)();
-        let kept = self.store.transaction(move |db| keep(db, &opened, now)).await?;
+        let KeptReports { kept, refused } = self.store.transaction(move |db| keep(db, opened, now)).await?;
         for (job, _) in &kept {
             // Nobody waiting for this job is no error.
             let _ = self.reports.send(job.to_string());
@@ -290,7 +291,7 @@ impl Records for App {
         if kept.iter().any(|(_, ended)| *ended) {
             self.work.notify_one();
         }
-        Ok(())
+        Ok(refused)
     }
 }
 
@@ -353,28 +354,30 @@ fn heads(db: &mut Database, site: &SiteId) -> StoreResult<Option<Heads>> {
     Ok(Some((row.revision, orders::heads(db, site)?)))
 }
 
-/// Keeps reports that came together; answers the jobs of those that were news, and whether each has ended.
-fn keep(
-    db: &mut Database,
-    opened: &[Opened],
-    now: DateTime<Utc>,
-) -> StoreResult<Vec<(slipway_protocol::ids::JobId, bool)>> {
+/// What came of reports.
+#[derive(Default)]
+struct KeptReports {
+    /// The jobs of those that were news, and whether each has ended.
+    kept: Vec<(JobId, bool)>,
+    refused: Vec<Opened>,
+}
+
+/// Keeps reports that came together.
+fn keep(db: &mut Database, opened: Vec<Opened>, now: DateTime<Utc>) -> StoreResult<KeptReports> {
     let heard: BTreeSet<&SiteId> = opened.iter().map(|report| &report.site).collect();
     for site in heard {
         domain::sites::heard(db, site, true, now)?;
     }
-    let mut kept = Vec::new();
-    for Opened {
-        site,
-        revision,
-        report,
-    } in opened
-    {
-        if domain::jobs::take_report(db, site, *revision, report, now)? {
-            kept.push((report.job, report.outcome.is_final()));
+    let mut result = KeptReports::default();
+    for opened in opened {
+        let (site, report) = (&opened.site, &opened.report);
+        if !domain::machines::is_of_site(db, site, report.machine)? {
+            result.refused.push(opened);
+        } else if domain::jobs::take_report(db, site, opened.revision, report, now)? {
+            result.kept.push((report.job, report.outcome.is_final()));
         }
     }
-    Ok(kept)
+    Ok(result)
 }
 
 /// What came of pieces of logs.

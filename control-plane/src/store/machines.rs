@@ -426,6 +426,39 @@ pub fn delete(connection: &mut Database, id: MachineId) -> StoreResult<bool> {
     Ok(diesel::delete(machines::table.find(id.to_string())).execute(connection)? == 1)
 }
 
+/// The site of a machine.
+///
+/// # Errors
+/// When the database fails.
+pub fn site_of(connection: &mut Database, id: MachineId) -> StoreResult<Option<SiteId>> {
+    use machines::dsl;
+    let site: Option<String> = dsl::machines
+        .find(id.to_string())
+        .select(dsl::site)
+        .first(connection)
+        .optional()?;
+    site.map(|site| parse(&site)).transpose()
+}
+
+/// The site of the machine that has a port.
+///
+/// # Errors
+/// When the database fails.
+pub fn site_of_port(connection: &mut Database, mac: MacAddr) -> StoreResult<Option<SiteId>> {
+    let machine: Option<String> = macs::table
+        .find(mac.to_string())
+        .select(macs::machine)
+        .first(connection)
+        .optional()?;
+    let Some(machine) = machine else { return Ok(None) };
+    let site: Option<String> = machines::table
+        .find(machine)
+        .select(machines::site)
+        .first(connection)
+        .optional()?;
+    site.map(|site| parse(&site)).transpose()
+}
+
 /// Names and addresses of machines by their ids.
 ///
 /// # Errors

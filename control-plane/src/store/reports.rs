@@ -7,7 +7,7 @@ use slipway_protocol::{
 };
 
 use super::{
-    Database, StoreResult, from_json,
+    Database, StoreResult, from_json, parse,
     schema::{job_reports, reports},
     to_json,
 };
@@ -106,6 +106,20 @@ pub fn of_machine(connection: &mut Database, machine: MachineId) -> StoreResult<
         .optional()?;
     row.map(|(revision, body)| Ok((revision.cast_unsigned(), from_json(&body)?)))
         .transpose()
+}
+
+/// The site that a machine's last report came from.
+///
+/// # Errors
+/// When the database fails.
+pub fn site_of(connection: &mut Database, machine: MachineId) -> StoreResult<Option<SiteId>> {
+    use reports::dsl;
+    let site: Option<String> = dsl::reports
+        .find(machine.to_string())
+        .select(dsl::site)
+        .first(connection)
+        .optional()?;
+    site.map(|site| parse(&site)).transpose()
 }
 
 /// The revisions held of a site's reports, by machine.

@@ -7,6 +7,7 @@ use chrono::{DateTime, Duration, Utc};
 use slipway_protocol::{
     ids::{BootId, StepId},
     keys::Stamp,
+    limits::next_report_revision,
     order::{Action, Order, secret_context, secrets_of},
     report::{AgentHello, Release, ReleasedStep, Report, StepState},
     seal::{self, SealError, Sealed, SealingKey},
@@ -88,8 +89,7 @@ impl Machine {
     pub(super) fn save(&mut self, context: &Context, now: DateTime<Utc>) -> Result<(), StoreError> {
         let lines = self.told.news(&self.report, now);
         context.logs.say(self.order.machine, self.report.job, &lines);
-        let by_time = now.timestamp_millis().cast_unsigned();
-        let revision = by_time.max(self.report_revision + 1);
+        let revision = next_report_revision(self.report_revision, now);
         context.store.put_report(&HeldReport {
             revision,
             report: self.report.clone(),

@@ -7,6 +7,7 @@ use chrono::{DateTime, Duration, Utc};
 use slipway_protocol::{
     ids::{BootId, StepId},
     lease::LocalUse,
+    limits::{MAX_EVENT_TEXT_BYTES, cut},
     order::{Action, Order, Role, Step},
     report::{
         AgentReport, EventSource, Failure, Outcome, Progress, Report, StepReport, StepState, TimelineEvent,
@@ -427,10 +428,12 @@ pub fn leave_behind(report: &mut Report, later: &Report, now: DateTime<Utc>) {
 }
 
 /// Adds a timeline event, keeping their number bounded.
-pub fn note(report: &mut Report, event: TimelineEvent) {
+pub fn note(report: &mut Report, mut event: TimelineEvent) {
     if report.events.len() >= slipway_protocol::report::MAX_EVENTS {
         report.events.remove(0);
     }
+    let end = cut(&event.text, MAX_EVENT_TEXT_BYTES).len();
+    event.text.truncate(end);
     report.events.push(event);
 }
 

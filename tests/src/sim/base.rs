@@ -174,7 +174,7 @@ impl Records for Fragile {
         self.write(self.inner.heard(site, online)).await
     }
 
-    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<(), ApiError> {
+    async fn seen(&self, site: &SiteId, mac: MacAddr, seen: MachineSeen) -> Result<bool, ApiError> {
         self.write(self.inner.seen(site, mac, seen)).await
     }
 
@@ -182,7 +182,7 @@ impl Records for Fragile {
         self.write(self.inner.raise(site, ahead)).await
     }
 
-    async fn keep(&self, reports: Vec<Opened>) -> Result<(), ApiError> {
+    async fn keep(&self, reports: Vec<Opened>) -> Result<Vec<Opened>, ApiError> {
         let told = reports.clone();
         let keep = async {
             let kept = self.inner.keep(reports).await;

@@ -235,8 +235,8 @@ impl Records for Memory {
         Ok(())
     }
 
-    async fn seen(&self, _site: &SiteId, _mac: MacAddr, _seen: MachineSeen) -> Result<(), ApiError> {
-        Ok(())
+    async fn seen(&self, _site: &SiteId, _mac: MacAddr, _seen: MachineSeen) -> Result<bool, ApiError> {
+        Ok(true)
     }
 
     async fn raise(&self, _site: &SiteId, ahead: Vec<Held>) -> Result<(), ApiError> {
@@ -259,13 +259,13 @@ impl Records for Memory {
         Ok(())
     }
 
-    async fn keep(&self, reports: Vec<Opened>) -> Result<(), ApiError> {
+    async fn keep(&self, reports: Vec<Opened>) -> Result<Vec<Opened>, ApiError> {
         let mut tables = self.lock();
         tables.online = true;
         for opened in reports {
             tables.take_report(opened.revision, &opened.report, self.defect);
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

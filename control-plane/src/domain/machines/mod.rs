@@ -37,7 +37,7 @@ use crate::{
         discovered,
         events::{self, NewEvent},
         machines::{self, BmcDetails, Class, Hold, Machine, MachineDetails},
-        sites,
+        reports, sites,
     },
     workflow::state::MachineState,
 };
@@ -252,7 +252,19 @@ fn told(m: &Machine) -> Value {
     })
 }
 
-/// Notes that a port was seen booting; the first time it is told.
+/// Whether a site may speak of a machine: it is the site's, or was when it was deleted. Of a machine that is gone the last
+/// report stays, and a newer one takes its place, so that edge and control plane hold the same.
+///
+/// # Errors
+/// When the store fails.
+pub fn is_of_site(db: &mut Database, site: &SiteId, machine: MachineId) -> StoreResult<bool> {
+    match machines::site_of(db, machine)? {
+        Some(owner) => Ok(owner == *site),
+        None => Ok(reports::site_of(db, machine)?.is_some_and(|owner| owner == *site)),
+    }
+}
+
+/// Notes that a port was seen booting; the first time it is an event. `false` if it is a port of another site's machine.
 ///
 /// # Errors
 /// When the store fails.
@@ -262,13 +274,16 @@ pub fn seen(
     mac: MacAddr,
     seen: &MachineSeen,
     now: DateTime<Utc>,
-) -> StoreResult<()> {
+) -> StoreResult<bool> {
+    if machines::site_of_port(db, mac)?.is_some_and(|owner| owner != *site) {
+        return Ok(false);
+    }
     if discovered::put(db, site, mac, seen, now)? {
         let event = NewEvent::new("machine.discovered", now).site(site);
         let data = json!({ "mac": mac, "address": seen.address });
         events::append(db, &event.text(mac.to_string()).data(data))?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Removes a machine that is free.

@@ -2,6 +2,7 @@
 //! that the control plane makes. What is done to who attacks is in the tables; whoever is honest is served all the while.
 
 mod fixtures;
+mod liar;
 mod raw;
 mod recipe;
 mod stalls;
