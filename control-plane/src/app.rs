@@ -50,6 +50,8 @@ pub struct App {
     pub logins: Throttle,
     /// Slows callers down who prove nothing, by address.
     pub strangers: Throttle,
+    /// How many refused log-ins the audit log takes.
+    pub noted_strangers: Throttle,
     /// The single sign-on provider, if there is one.
     pub sso: Option<Provider>,
     /// Wakes the readers of the event stream.
@@ -91,6 +93,7 @@ impl App {
             edges: Admitted::default(),
             logins: Throttle::new(10, 0.1),
             strangers: Throttle::new(600, 10.0),
+            noted_strangers: Throttle::new(100, 0.1),
             sso: config.oidc.clone().map(|oidc| {
                 let back = format!(
                     "{}/api/v1/auth/oidc/callback",

@@ -37,6 +37,9 @@ pub enum ApiError {
     /// Another service that is needed for it failed.
     #[error("{1}")]
     Upstream(&'static str, String),
+    /// Something that it needs is not there at the moment; the code says what.
+    #[error("{1}")]
+    Unavailable(&'static str, String),
     /// Our fault.
     #[error("the control plane failed")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -71,6 +74,7 @@ impl ApiError {
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Changed => StatusCode::PRECONDITION_FAILED,
             Self::Upstream(..) => StatusCode::BAD_GATEWAY,
+            Self::Unavailable(..) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -86,7 +90,10 @@ impl ApiError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Bad(code, _) | Self::Conflict(code, _) | Self::Upstream(code, _) => code,
+            Self::Bad(code, _)
+            | Self::Conflict(code, _)
+            | Self::Upstream(code, _)
+            | Self::Unavailable(code, _) => code,
             Self::NotFound(..) => "not_found",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden(_) => "forbidden",
@@ -109,7 +116,13 @@ impl IntoResponse for ApiError {
             code: self.code(),
         };
         let body = serde_json::to_vec(&problem).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+        let mut response =
+            (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let soon = header::HeaderValue::from_static("5");
+            response.headers_mut().insert(header::RETRY_AFTER, soon);
+        }
+        response
     }
 }
 
@@ -130,6 +143,11 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Taken => Self::Conflict("taken", error.to_string()),
+            StoreError::Busy(why) => {
+                tracing::warn!(why, "the database is busy or cannot be reached");
+                let detail = "the database is busy or cannot be reached; try again in a moment";
+                Self::Unavailable("busy", detail.to_owned())
+            }
             other => Self::Internal(other.into()),
         }
     }

@@ -27,6 +27,11 @@ pub fn message_accepted(kind: &'static str) {
     counter!("slipway_messages_accepted_total", "kind" => kind).increment(1);
 }
 
+/// Somebody without valid credentials was refused; `code` is the refusal's.
+pub fn stranger_refused(code: &'static str) {
+    counter!("slipway_strangers_refused_total", "code" => code).increment(1);
+}
+
 /// A connection, publish or subscribe was refused at the broker.
 pub fn broker_refused(what: &'static str) {
     counter!("slipway_broker_refused_total", "what" => what).increment(1);

@@ -17,14 +17,16 @@ use axum::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    caller::{Actor, Caller, Held, Target, Via, address_word, forbidden},
+    caller::{Actor, Caller, Credential, Held, Target, Via, address_word, forbidden},
     permission::Permission,
     routes::{self, Needs},
+    throttle::network_of,
 };
 use crate::{
     app::App,
     auth,
     error::ApiError,
+    metrics,
     store::{
         Database, StoreResult, audit,
         logins::{self, Session},
@@ -103,7 +105,7 @@ fn may_use(caller: &Caller, method: &Method, route: &str) -> Result<(), ApiError
 /// Answers a refusal, and notes it if it would have changed something.
 async fn refuse(app: &App, actor: &Actor, on: (&Method, &str), error: ApiError) -> Response {
     // Whoever knocks without end is answered, and written down only now and then.
-    if actor.via == Via::Nothing && !app.strangers.take(&actor.address, Instant::now()) {
+    if actor.via == Via::Nothing && !app.strangers.take(&network_of(&actor.address), Instant::now()) {
         return ApiError::TooMany("too many requests without valid credentials".to_owned()).into_response();
     }
     note(app, actor, on, error.code()).await;
@@ -111,6 +113,11 @@ async fn refuse(app: &App, actor: &Actor, on: (&Method, &str), error: ApiError) 
 }
 
 async fn note(app: &App, actor: &Actor, (method, route): (&Method, &str), code: &'static str) {
+    if actor.via == Via::Nothing {
+        // Anybody can be refused without end: that is counted, and kept nowhere.
+        metrics::stranger_refused(code);
+        return;
+    }
     if method.is_safe() {
         return;
     }
@@ -194,7 +201,21 @@ fn by_key(db: &mut Database, hash: &str, address: String, now: DateTime<Utc>) ->
     if key.expires_at.is_some_and(|end| end <= now) {
         return Err(ApiError::Unauthorized);
     }
-    caller(db, &key.holder, (Via::Key, address), key.permissions.as_ref())
+    let credential = Credential::Key(hash.to_owned());
+    caller(db, &key.holder, (credential, address), key.permissions.as_ref())
+}
+
+/// The same caller by what holds now: their key or session may have been taken back since, and so may their grants.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`] when they would not be let in any more.
+pub fn judged_again(db: &mut Database, before: &Caller, now: DateTime<Utc>) -> Result<Caller, ApiError> {
+    let address = before.actor.address.clone();
+    match &before.credential {
+        Credential::Key(hash) => by_key(db, hash, address, now),
+        Credential::Session(hash) => by_session(db, hash, address, now).map(|(caller, _)| caller),
+        Credential::None => Ok(before.clone()),
+    }
 }
 
 /// The caller of a session.
@@ -208,16 +229,15 @@ fn by_session(
     if session.expires_at <= now || session.used_at + SESSION_IDLE <= now {
         return Err(ApiError::Unauthorized);
     }
-    Ok((
-        caller(db, &session.holder, (Via::Session, address), None)?,
-        session,
-    ))
+    let credential = Credential::Session(hash.to_owned());
+    let caller = caller(db, &session.holder, (credential, address), None)?;
+    Ok((caller, session))
 }
 
 fn caller(
     db: &mut Database,
     user: &str,
-    (via, address): (Via, String),
+    (credential, address): (Credential, String),
     narrowed: Option<&BTreeSet<Permission>>,
 ) -> Result<Caller, ApiError> {
     let user = users::get(db, user)?
@@ -229,6 +249,11 @@ fn caller(
             one.permissions.retain(|permission| narrowed.contains(permission));
         }
     }
+    let via = match &credential {
+        Credential::Key(_) => Via::Key,
+        Credential::Session(_) => Via::Session,
+        Credential::None => Via::Nothing,
+    };
     let actor = Actor {
         name: user.name,
         via,
@@ -239,6 +264,7 @@ fn caller(
         actor,
         held: held.into(),
         narrowed: narrowed.is_some(),
+        credential,
     })
 }
 

@@ -135,6 +135,17 @@ pub struct Held {
     pub permissions: BTreeSet<Permission>,
 }
 
+/// By what a caller proved who they are, as it is looked up: long answers are judged again by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// The hash of an API key.
+    Key(String),
+    /// The hash of a session's cookie.
+    Session(String),
+    /// Not by one that could be taken back.
+    None,
+}
+
 /// Who asks.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -146,6 +157,8 @@ pub struct Caller {
     pub held: Arc<[Held]>,
     /// Whether their key allows less than they may.
     pub narrowed: bool,
+    /// By what they proved it.
+    pub credential: Credential,
 }
 
 impl Caller {
@@ -275,6 +288,7 @@ mod tests {
             },
             held: held.collect(),
             narrowed: false,
+            credential: Credential::None,
         }
     }
 

@@ -3,12 +3,27 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
 
-/// Keys kept at most; past that, those that have waited longest are forgotten.
+/// Keys kept at most; past that, those with full buckets are forgotten, and if none is full new keys share one bucket.
 const MAX_KEYS: usize = 10_000;
+/// The bucket of those for whom there is no room.
+const OTHERS: &str = "others";
+
+/// What throttles count by: an IPv4 address, or an IPv6 network of 64 bits, in which anybody has as many addresses as they like.
+#[must_use]
+pub fn network_of(address: &str) -> String {
+    match address.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) => {
+            let [a, b, c, d, ..] = v6.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+        _ => address.to_owned(),
+    }
+}
 
 /// Buckets of one size.
 #[derive(Debug)]
@@ -35,10 +50,9 @@ impl Throttle {
         if buckets.len() >= MAX_KEYS && !buckets.contains_key(key) {
             let (size, rate) = (self.size, self.per_second);
             buckets.retain(|_, (left, at)| *left + (now - *at).as_secs_f64() * rate < size);
-            if buckets.len() >= MAX_KEYS {
-                buckets.clear();
-            }
         }
+        let is_known = buckets.len() < MAX_KEYS || buckets.contains_key(key);
+        let key = if is_known { key } else { OTHERS };
         let bucket = buckets.entry(key.to_owned()).or_insert((self.size, now));
         let refilled = bucket.0 + now.saturating_duration_since(bucket.1).as_secs_f64() * self.per_second;
         *bucket = (refilled.min(self.size), now);
@@ -76,6 +90,31 @@ mod tests {
         for n in 0..3 * MAX_KEYS {
             throttle.take(&n.to_string(), start);
         }
-        assert!(throttle.buckets.lock().unwrap().len() <= MAX_KEYS);
+        assert!(throttle.buckets.lock().unwrap().len() <= MAX_KEYS + 1);
+    }
+
+    #[test]
+    fn a_flood_of_keys_gives_nobody_a_full_bucket_again() {
+        let throttle = Throttle::new(2, 0.001);
+        let start = Instant::now();
+        assert!(throttle.take("guesser", start) && throttle.take("guesser", start));
+        for n in 0..2 * MAX_KEYS {
+            throttle.take(&n.to_string(), start);
+        }
+        assert!(!throttle.take("guesser", start), "it is still known");
+        assert!(!throttle.take("a new one", start), "there is no room for more");
+    }
+
+    #[test]
+    fn addresses_of_one_network_count_together() {
+        for (address, expected) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::9", "2001:db8:1:3::/64"),
+            ("unknown", "unknown"),
+        ] {
+            assert_eq!(network_of(address), expected);
+        }
     }
 }

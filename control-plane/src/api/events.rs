@@ -98,7 +98,7 @@ pub async fn list(
     let visible = caller.visible(Permission::EventsRead);
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     if accept.is_some_and(|accept| accept.contains("text/event-stream")) {
-        return live(&app, &filter, &headers, visible).await;
+        return live(&app, &filter, &headers, caller).await;
     }
     let page = list_page(&app, &page, &filter, visible).await?;
     Ok(Json(page).into_response())
@@ -121,12 +121,12 @@ async fn list_page(
     Ok(List::page(rows, limit, |event: &Event| event.seq.to_string()))
 }
 
-/// The events that `visible` lets through, as server-sent events.
+/// The events that the caller may see, as server-sent events.
 async fn live(
     app: &Arc<App>,
     filter: &EventFilter,
     headers: &HeaderMap,
-    visible: Visible,
+    caller: Caller,
 ) -> Result<Response, ApiError> {
     let bad = |_| {
         ApiError::Bad(
@@ -136,12 +136,12 @@ async fn live(
     };
     let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let resumed = resumed.map(str::parse).transpose().map_err(bad)?;
-    let mut wanted = filter.within(visible);
+    let mut wanted = filter.within(caller.visible(Permission::EventsRead));
     wanted.after = match resumed.or(filter.after) {
         Some(after) => after,
         None => events::last(app).await?,
     };
-    let stream = events::tail(app, wanted).map(|event| Ok::<_, Infallible>(message(&event)));
+    let stream = events::tail(app, caller, wanted).map(|event| Ok::<_, Infallible>(message(&event)));
     // Intermediaries end silent connections; a comment now and then is no silence, and shows a browser that we live.
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
 }

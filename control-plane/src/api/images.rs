@@ -103,7 +103,7 @@ pub async fn upload(
     body: HttpBody,
 ) -> Result<impl IntoResponse, ApiError> {
     caller.require(Permission::ImagesWrite, Target::GLOBAL)?;
-    parse::<SiteId>("name", &name)?;
+    domain::names::check(&name)?;
     let stream = body.into_data_stream().map_err(std::io::Error::other);
     let reader = SyncIoBridge::new(Box::pin(StreamReader::new(stream)));
     let chunks = app.chunks.clone();

@@ -17,10 +17,10 @@ use crate::{
     app::App,
     domain::{
         self,
-        instances::{On, Plan},
+        instances::{Held, On, Plan},
     },
     error::ApiError,
-    store::{images, last_installs::LastInstall},
+    store::images,
 };
 
 /// Why no disk can be named.
@@ -35,14 +35,14 @@ pub struct NoDiskView {
 /// What was installed on the disk last.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LastInstallView {
-    /// Name of the instance.
-    pub instance: String,
+    /// Name of the instance; null if it was one that the caller may not see.
+    pub instance: Option<String>,
     /// Name of its image.
     pub image: Option<String>,
-    /// The job that wrote it.
-    pub job: String,
-    /// How that job stands; one that failed may have written a part.
-    pub job_state: String,
+    /// The job that wrote it; null likewise.
+    pub job: Option<String>,
+    /// How that job stands; one that failed may have written a part. Null likewise.
+    pub job_state: Option<String>,
     /// When it was asked for.
     pub at: DateTime<Utc>,
 }
@@ -83,13 +83,22 @@ pub struct PlanView {
     pub steps: Vec<PlanStep>,
 }
 
-fn held(last: LastInstall) -> LastInstallView {
-    LastInstallView {
-        instance: last.instance,
-        image: last.image,
-        job: last.job,
-        job_state: last.state,
-        at: last.at,
+fn held(last: Held) -> LastInstallView {
+    match last {
+        Held::Known(last) => LastInstallView {
+            instance: Some(last.instance),
+            image: last.image,
+            job: Some(last.job),
+            job_state: Some(last.state),
+            at: last.at,
+        },
+        Held::OfOthers { at } => LastInstallView {
+            instance: None,
+            image: None,
+            job: None,
+            job_state: None,
+            at,
+        },
     }
 }
 

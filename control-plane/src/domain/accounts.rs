@@ -1,6 +1,6 @@
 //! What people do with their own account: set the first one up, log in, change their password, make keys.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -8,15 +8,19 @@ use slipway_protocol::seal::Secret;
 use uuid::Uuid;
 
 use crate::{
-    access::{Actor, Caller, Permission, Scope, Via, authenticate::SESSION_LIFE, password},
+    access::{
+        Actor, Caller, Permission, Scope, Via, authenticate::SESSION_LIFE, password, throttle::network_of,
+    },
     app::App,
     auth,
     error::ApiError,
+    metrics,
     store::{
+        Database,
         audit::{self, Change},
         credentials,
         logins::{self, ApiKey, Session, SshKey},
-        users::{self, Grant, User},
+        users::{self, Grant, User, UserPatch},
     },
 };
 
@@ -39,7 +43,21 @@ pub async fn set_up(
     password: Option<Secret>,
     address: String,
 ) -> Result<Secret, ApiError> {
-    super::users::check_name(&name)?;
+    if !app
+        .logins
+        .take(&format!("set-up {}", network_of(&address)), Instant::now())
+    {
+        return Err(ApiError::TooMany(
+            "too many tries to set this control plane up".to_owned(),
+        ));
+    }
+    super::names::check(&name)?;
+    // Hashing costs much, so nobody has a password hashed by a token that is not known.
+    let token_hash = auth::hash(token);
+    let known = app
+        .store
+        .read(move |db| credentials::holder(db, &token_hash, "setup"));
+    known.await?.ok_or(ApiError::Unauthorized)?;
     let password = match password {
         Some(password) => Some(password::hash(password).await?),
         None => None,
@@ -116,7 +134,7 @@ pub async fn log_in(
     address: String,
 ) -> Result<LoggedIn, ApiError> {
     // By address alone: a limit by name would let a stranger shut its owner out.
-    if !app.logins.take(&address, std::time::Instant::now()) {
+    if !app.logins.take(&network_of(&address), Instant::now()) {
         return Err(ApiError::TooMany("too many log-ins".to_owned()));
     }
     let key = name.clone();
@@ -157,20 +175,26 @@ pub async fn begin_session(app: &App, user: User, address: String) -> Result<Log
         via: Via::Session,
         address,
     };
+    let proved = user.clone();
     app.store
         .transaction(move |db| {
+            // What was proved may have been taken back while it was looked at.
+            if !is_unchanged(db, &proved)? {
+                return Err(ApiError::Unauthorized);
+            }
             logins::remove_old_sessions(db, now)?;
             logins::insert_session(db, &session, now)?;
-            audit::done(
-                db,
-                &by,
-                now,
-                Change::new("login", format!("user/{}", by.name), None, None),
-            )
+            let change = Change::new("login", format!("user/{}", by.name), None, None);
+            Ok(audit::done(db, &by, now, change)?)
         })
-        .await
-        .map_err(ApiError::from)?;
+        .await?;
     Ok(LoggedIn { cookie, csrf, user })
+}
+
+/// Whether a user is still there, not shut out, and proves who they are by the same as when they were read.
+fn is_unchanged(db: &mut Database, read: &User) -> Result<bool, ApiError> {
+    let now = users::get(db, &read.id)?.filter(|user| !user.disabled);
+    Ok(now.is_some_and(|now| now.password == read.password && now.subject == read.subject))
 }
 
 async fn refused_log_in(app: &App, name: &str, address: String) -> Result<(), ApiError> {
@@ -182,6 +206,11 @@ async fn refused_log_in(app: &App, name: &str, address: String) -> Result<(), Ap
     // As it was typed, so bounded: somebody may type a password there.
     let object = format!("user/{}", name.chars().take(32).collect::<String>());
     let now = (app.now)();
+    metrics::stranger_refused("login");
+    // A flood of them from many networks is counted; the audit log keeps a sample.
+    if !app.noted_strangers.take("login", Instant::now()) {
+        return Ok(());
+    }
     let noted = app.store.transaction(move |db| {
         audit::refused(
             db,
@@ -238,7 +267,7 @@ pub async fn change_password(
     caller.require_whole()?;
     if !app
         .logins
-        .take(&format!("name {}", caller.actor.name), std::time::Instant::now())
+        .take(&format!("name {}", caller.actor.name), Instant::now())
     {
         return Err(ApiError::TooMany("too many tries".to_owned()));
     }
@@ -249,20 +278,20 @@ pub async fn change_password(
     let hashed = password::hash(new).await?;
     let (by, now) = (caller.actor.clone(), (app.now)());
     let done = app.store.transaction(move |db| {
-        let user = User {
+        // Who was shut out meanwhile stays so, and of two changes at once the first one holds.
+        if !is_unchanged(db, &user)? {
+            return Err(ApiError::Unauthorized);
+        }
+        let patch = UserPatch {
             password: Some(hashed),
-            ..user
+            ..UserPatch::default()
         };
-        users::update(db, &user)?;
+        users::update(db, &user.id, &patch)?;
         logins::end_sessions_of(db, &user.id)?;
-        audit::done(
-            db,
-            &by,
-            now,
-            Change::new("user.password", format!("user/{}", user.name), None, None),
-        )
+        let change = Change::new("user.password", format!("user/{}", user.name), None, None);
+        Ok(audit::done(db, &by, now, change)?)
     });
-    Ok(done.await?)
+    done.await
 }
 
 /// A key to be made.
@@ -281,7 +310,7 @@ pub struct NewKey {
 /// When there is one of that name, or it ends in the past.
 pub async fn make_key(app: &App, caller: &Caller, new: NewKey) -> Result<(ApiKey, Secret), ApiError> {
     caller.require_whole()?;
-    super::users::check_name(&new.name)?;
+    super::names::check(&new.name)?;
     let now = (app.now)();
     if new.expires_at.is_some_and(|end| end <= now) {
         return Err(ApiError::Bad(
@@ -343,7 +372,7 @@ pub async fn add_ssh_key(
     public_key: String,
 ) -> Result<SshKey, ApiError> {
     caller.require_whole()?;
-    super::users::check_name(&name)?;
+    super::names::check(&name)?;
     super::instances::check_ssh_key(&public_key)?;
     let now = (app.now)();
     let key = SshKey {

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::names;
 use crate::{
     access::Caller,
     app::App,
@@ -73,6 +74,7 @@ fn check(app: &App, rule: &Rule) -> Result<(), ApiError> {
             "a rule's name is 1 to 100 bytes of one line".to_owned(),
         ));
     }
+    names::check_is_no_id(&rule.name)?;
     for address in &rule.emails {
         let parsed: Result<lettre::Address, _> = address.parse();
         parsed.map_err(|_| ApiError::Bad("email", format!("`{address}` is not a mail address")))?;

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
+    access::{Caller, Permission, authenticate},
     app::App,
     error::{ApiError, chain},
     store::{
-        StoreError,
         events::{self, Event, Filter, Order},
         instances, jobs, machines,
     },
@@ -128,18 +128,21 @@ pub async fn last(app: &App) -> Result<u64, ApiError> {
 /// A tail of the stream.
 struct Tail {
     app: Arc<App>,
+    caller: Caller,
     filter: Filter,
     read: VecDeque<Event>,
     news: watch::Receiver<u64>,
 }
 
 impl Tail {
-    /// Reads on; `after` moves past what the filter leaves out, so that nothing is looked at twice.
-    async fn read(&mut self) -> Result<(), StoreError> {
-        let filter = self.filter.clone();
+    /// Reads on what the caller may see now; `after` moves past what the filter leaves out, so that nothing is looked at twice.
+    async fn read(&mut self) -> Result<(), ApiError> {
+        let (mut filter, caller, now) = (self.filter.clone(), self.caller.clone(), (self.app.now)());
         let read = self.app.store.transaction(move |db| {
+            let caller = authenticate::judged_again(db, &caller, now)?;
+            filter.visible = caller.visible(Permission::EventsRead);
             let last = events::number(db)?;
-            Ok::<_, StoreError>((last, events::list(db, &filter, Order::Oldest, TAIL_PAGE)?))
+            Ok::<_, ApiError>((last, events::list(db, &filter, Order::Oldest, TAIL_PAGE)?))
         });
         let (last, read) = read.await?;
         let full = i64::try_from(read.len()).is_ok_and(|len| len >= TAIL_PAGE);
@@ -154,11 +157,13 @@ impl Tail {
     }
 }
 
-/// The events of a filter above `filter.after`, each once and in order, without end; it ends when the process stops.
-/// Nothing is lost by a store that fails for a while: it is read again at the next word.
-pub fn tail(app: &Arc<App>, filter: Filter) -> impl Stream<Item = Event> + Send + use<> {
+/// The events of a filter above `filter.after` that the caller may see, each once and in order, without end; it ends when the
+/// process stops, or when the caller's key or session was taken back. What they may see is looked up at each read, and at
+/// least each 15 s. Nothing is lost by a store that fails for a while: it is read again at the next event.
+pub fn tail(app: &Arc<App>, caller: Caller, filter: Filter) -> impl Stream<Item = Event> + Send + use<> {
     let tail = Tail {
         app: Arc::clone(app),
+        caller,
         filter,
         read: VecDeque::new(),
         news: app.feed.subscribe(),
@@ -176,6 +181,7 @@ pub fn tail(app: &Arc<App>, filter: Filter) -> impl Stream<Item = Event> + Send 
             match tail.read().await {
                 Ok(()) if tail.read.is_empty() => {}
                 Ok(()) => continue,
+                Err(ApiError::Unauthorized) => return None,
                 Err(failure) => error!(error = %chain(&failure), "events could not be read; trying again"),
             }
             tokio::select! {

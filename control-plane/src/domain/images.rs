@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use serde_json::{Value, json};
 use slipway_protocol::ids::{MachineId, SiteId};
 
+use super::names;
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
@@ -51,10 +52,7 @@ pub fn told(image: &Image) -> Value {
 /// When a text will not do, a name and a family would be the same word, or a machine type is not there.
 pub fn check(db: &mut Database, image: &Image) -> Result<(), ApiError> {
     let bad = |code, detail: String| Err(ApiError::Bad(code, detail));
-    image
-        .name
-        .parse::<SiteId>()
-        .map_err(|e| ApiError::Bad("name", e.to_string()))?;
+    names::check(&image.name)?;
     if images::has_family(db, &image.name)? {
         let detail = format!(
             "`{}` is a family of images; an image cannot have that name too",

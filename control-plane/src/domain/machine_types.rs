@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::users::check_name;
+use super::names::check as check_name;
 use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,

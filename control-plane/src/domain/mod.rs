@@ -17,6 +17,7 @@ pub mod machine_power;
 pub mod machine_types;
 pub mod machines;
 pub mod measures;
+pub mod names;
 pub mod offline;
 pub mod overview;
 pub mod projects;

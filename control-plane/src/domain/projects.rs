@@ -3,7 +3,7 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use super::users::check_name;
+use super::names::check as check_name;
 use crate::{
     access::{Caller, Permission, Scope, Target},
     app::App,

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use slipway_protocol::{ids::SiteId, seal::Secret};
+use slipway_protocol::seal::Secret;
 use uuid::Uuid;
 
+use super::names::check as check_name;
 use crate::{
     access::{Caller, Permission, Scope, password, permission::built_in},
     app::App,
@@ -14,21 +15,9 @@ use crate::{
         Database,
         audit::{self, Change},
         logins, projects, sites,
-        users::{self, Grant, User},
+        users::{self, Grant, User, UserPatch},
     },
 };
-
-/// Whether a name will do for a user, a role, a key.
-///
-/// # Errors
-/// When it will not.
-pub fn check_name(name: &str) -> Result<(), ApiError> {
-    if SiteId::new(name).is_err() {
-        let detail = format!("`{name}` is not a usable name: use 1 to 63 of a-z, 0-9 and '-'");
-        return Err(ApiError::Bad("name", detail));
-    }
-    Ok(())
-}
 
 fn missing(key: &str) -> ApiError {
     ApiError::NotFound("user", key.to_owned())
@@ -122,14 +111,14 @@ pub async fn update(app: &App, caller: &Caller, key: String, change: UserChange)
             let former = users::get(db, &key)?.ok_or_else(|| missing(&key))?;
             outranks(db, &caller, &former)?;
             let ends = hashed.is_some() || subject.is_some() || change.disabled == Some(true);
-            let user = User {
-                email: change.email.or(former.email.clone()),
-                password: hashed.or(former.password.clone()),
-                disabled: change.disabled.unwrap_or(former.disabled),
-                subject: subject.unwrap_or_else(|| former.subject.clone()),
-                ..former.clone()
+            let patch = UserPatch {
+                email: change.email,
+                password: hashed,
+                subject,
+                disabled: change.disabled,
             };
-            users::update(db, &user)?;
+            users::update(db, &former.id, &patch)?;
+            let user = users::get(db, &former.id)?.ok_or_else(|| missing(&key))?;
             if ends {
                 logins::end_sessions_of(db, &user.id)?;
             }

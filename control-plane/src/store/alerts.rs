@@ -122,14 +122,24 @@ pub fn put_rule(connection: &mut Database, r: &Rule) -> StoreResult<()> {
     Ok(())
 }
 
-/// One rule, by id or name.
+/// One rule, by id, else by name.
 ///
 /// # Errors
 /// When the database fails.
 pub fn get_rule(connection: &mut Database, key: &str) -> StoreResult<Option<Rule>> {
     use alert_rules::dsl;
-    let row = dsl::alert_rules.filter(dsl::id.eq(key).or(dsl::name.eq(key)));
-    row.first::<RuleRow>(connection).optional()?.map(rule).transpose()
+    let by_id = dsl::alert_rules
+        .find(key)
+        .first::<RuleRow>(connection)
+        .optional()?;
+    let row = match by_id {
+        Some(row) => Some(row),
+        None => dsl::alert_rules
+            .filter(dsl::name.eq(key))
+            .first::<RuleRow>(connection)
+            .optional()?,
+    };
+    row.map(rule).transpose()
 }
 
 /// Up to `limit` rules whose id comes after `after`, oldest first.

@@ -19,11 +19,18 @@ pub struct Given {
     pub body: String,
 }
 
-/// The answer given under a key within a day.
+/// The answer given under a key within a day. Until the transaction ends, nobody else is given an answer under that key.
 ///
 /// # Errors
 /// When the database fails.
 pub fn get(connection: &mut Database, key: &str, now: DateTime<Utc>) -> StoreResult<Option<Given>> {
+    // Two requests with one key at the same time: the second waits for the first one's end, and is given its answer. SQLite has
+    // one writer, so there it waits anyway.
+    if let Database::Postgres(postgres) = connection {
+        diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+            .bind::<diesel::sql_types::Text, _>(key)
+            .execute(postgres)?;
+    }
     diesel::delete(dsl::idempotency.filter(dsl::created_at.lt(micros(now - KEPT_FOR))))
         .execute(connection)?;
     let row: Option<(String, i32, String)> = dsl::idempotency

@@ -83,14 +83,21 @@ pub fn insert(connection: &mut Database, image: &Image) -> StoreResult<()> {
     Ok(())
 }
 
-/// One image, by id or name.
+/// One image, by id, else by name.
 ///
 /// # Errors
 /// When the database fails.
 pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Image>> {
     use images::dsl;
-    let row = dsl::images.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
-    row.first::<Row>(connection).optional()?.map(image).transpose()
+    let by_id = dsl::images.find(id_or_name).first::<Row>(connection).optional()?;
+    let row = match by_id {
+        Some(row) => Some(row),
+        None => dsl::images
+            .filter(dsl::name.eq(id_or_name))
+            .first::<Row>(connection)
+            .optional()?,
+    };
+    row.map(image).transpose()
 }
 
 /// Sets what operators say of an image.

@@ -24,6 +24,8 @@ pub struct LastInstall {
     pub state: String,
     /// When it was asked for.
     pub at: DateTime<Utc>,
+    /// The project of the instance.
+    pub project: String,
     /// The instance's name.
     pub instance: String,
     /// Its image's name.
@@ -38,7 +40,7 @@ pub struct LastInstall {
 /// When the database fails.
 pub fn on(db: &mut Database, machine: &Machine) -> StoreResult<Option<LastInstall>> {
     let of = instances::id.nullable().eq(jobs::instance.nullable());
-    let rows: Vec<(String, String, i64, String, String)> = jobs::table
+    let rows: Vec<(String, String, i64, (String, String), String)> = jobs::table
         .inner_join(instances::table.on(of))
         .filter(jobs::site.eq(machine.site.as_str()))
         .filter(jobs::machine.eq(machine.id.to_string()))
@@ -49,11 +51,11 @@ pub fn on(db: &mut Database, machine: &Machine) -> StoreResult<Option<LastInstal
             jobs::id,
             jobs::state,
             jobs::created_at,
-            instances::name,
+            (instances::project, instances::name),
             instances::image,
         ))
         .load(db)?;
-    for (job, state, at, instance, image) in rows {
+    for (job, state, at, (project, instance), image) in rows {
         let report = reports::of_job(db, parse(&job)?)?;
         let Some(disk) = report.and_then(|(_, report)| report.disk) else {
             continue;
@@ -63,6 +65,7 @@ pub fn on(db: &mut Database, machine: &Machine) -> StoreResult<Option<LastInstal
             job,
             state,
             at: time(at),
+            project,
             instance,
             image: image.optional()?,
             disk,

@@ -196,16 +196,19 @@ pub fn keys_of(db: &mut Database, holder: &str) -> StoreResult<Vec<ApiKey>> {
     rows.load::<KeyRow>(db)?.into_iter().map(api_key).collect()
 }
 
-/// Removes a user's key, by id or name.
+/// Removes a user's key, by id, else by name.
 ///
 /// # Errors
 /// When the database fails.
 pub fn delete_key(db: &mut Database, holder: &str, id_or_name: &str) -> StoreResult<bool> {
     use api_keys::dsl;
-    let row = dsl::api_keys
-        .filter(dsl::holder.eq(holder))
-        .filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
-    Ok(diesel::delete(row).execute(db)? == 1)
+    let of_holder = dsl::api_keys.filter(dsl::holder.eq(holder));
+    let by_id = of_holder.filter(dsl::id.eq(id_or_name));
+    if diesel::delete(by_id).execute(db)? == 1 {
+        return Ok(true);
+    }
+    let by_name = of_holder.filter(dsl::name.eq(id_or_name));
+    Ok(diesel::delete(by_name).execute(db)? == 1)
 }
 
 /// A public key that a user puts on instances.
@@ -261,14 +264,17 @@ pub fn ssh_keys_of(db: &mut Database, holder: &str) -> StoreResult<Vec<SshKey>> 
     Ok(rows.into_iter().map(key).collect())
 }
 
-/// Removes a user's SSH key, by id or name.
+/// Removes a user's SSH key, by id, else by name.
 ///
 /// # Errors
 /// When the database fails.
 pub fn delete_ssh_key(db: &mut Database, holder: &str, id_or_name: &str) -> StoreResult<bool> {
     use ssh_keys::dsl;
-    let row = dsl::ssh_keys
-        .filter(dsl::holder.eq(holder))
-        .filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
-    Ok(diesel::delete(row).execute(db)? == 1)
+    let of_holder = dsl::ssh_keys.filter(dsl::holder.eq(holder));
+    let by_id = of_holder.filter(dsl::id.eq(id_or_name));
+    if diesel::delete(by_id).execute(db)? == 1 {
+        return Ok(true);
+    }
+    let by_name = of_holder.filter(dsl::name.eq(id_or_name));
+    Ok(diesel::delete(by_name).execute(db)? == 1)
 }

@@ -244,14 +244,24 @@ fn put_labels(
     Ok(())
 }
 
-/// One machine, by id or name.
+/// One machine, by id, else by name.
 ///
 /// # Errors
 /// When the database fails.
 pub fn get(connection: &mut Database, id_or_name: &str) -> StoreResult<Option<Machine>> {
     use machines::dsl;
-    let row = dsl::machines.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
-    row.first::<Row>(connection).optional()?.map(from_row).transpose()
+    let by_id = dsl::machines
+        .find(id_or_name)
+        .first::<Row>(connection)
+        .optional()?;
+    let row = match by_id {
+        Some(row) => Some(row),
+        None => dsl::machines
+            .filter(dsl::name.eq(id_or_name))
+            .first::<Row>(connection)
+            .optional()?,
+    };
+    row.map(from_row).transpose()
 }
 
 /// Keys looked up in one query: databases take some thousands of parameters, not all that there may be.

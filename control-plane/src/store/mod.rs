@@ -58,14 +58,14 @@ pub use pool::Load;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use diesel::Connection as _;
+use diesel::{Connection as _, RunQueryDsl as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Notify;
 
 use self::pool::{
-    Connections, POSTGRES_CONNECTIONS, READER_PRAGMAS, SQLITE_READERS, SQLITE_WRITERS, WRITER_PRAGMAS,
-    connections,
+    Connections, POSTGRES_CONNECTIONS, QUEUE_LIMIT, READER_PRAGMAS, SQLITE_READERS, SQLITE_WRITERS,
+    WRITER_PRAGMAS, connections,
 };
 use crate::telemetry::{self, Tracer};
 
@@ -87,6 +87,9 @@ pub enum StoreError {
     /// A row does not hold what this build wrote.
     #[error("the database holds an unreadable row: {0}")]
     Row(String),
+    /// It did not get its turn, a connection or an answer in time.
+    #[error("the database is busy or cannot be reached: {0}")]
+    Busy(String),
     /// The task that ran the transaction was lost.
     #[error("a database task ended early")]
     Task,
@@ -97,9 +100,22 @@ impl From<diesel::result::Error> for StoreError {
         use diesel::result::{DatabaseErrorKind::UniqueViolation, Error::DatabaseError};
         match error {
             DatabaseError(UniqueViolation, _) => Self::Taken,
+            DatabaseError(_, info) if is_limit(info.message()) => Self::Busy(info.message().to_owned()),
             other => Self::Query(other),
         }
     }
+}
+
+/// Whether a database says that a limit of time was reached (PostgreSQL, errors 57014 and 55P03; SQLite's `SQLITE_BUSY`).
+fn is_limit(message: &str) -> bool {
+    [
+        "statement timeout",
+        "lock timeout",
+        "database is locked",
+        "server closed the connection",
+    ]
+    .iter()
+    .any(|limit| message.contains(limit))
 }
 
 /// Answer of every table function.
@@ -137,8 +153,16 @@ impl Store {
         let writers = connections(url, size, WRITER_PRAGMAS)?;
         let mut connection = writers.pool.get().map_err(|e| open(&e))?;
         match &mut *connection {
-            Database::Postgres(connection) => connection.run_pending_migrations(POSTGRES),
-            Database::Sqlite(connection) => connection.run_pending_migrations(SQLITE),
+            Database::Postgres(connection) => {
+                // A migration of a large table takes as long as it takes.
+                let unlimited = diesel::sql_query("SET statement_timeout = 0");
+                unlimited.execute(connection).map_err(|e| open(&e))?;
+                let done = connection.run_pending_migrations(POSTGRES).map(drop);
+                let limited = diesel::sql_query("SET statement_timeout = '30s'");
+                limited.execute(connection).map_err(|e| open(&e))?;
+                done
+            }
+            Database::Sqlite(connection) => connection.run_pending_migrations(SQLITE).map(drop),
         }
         .map_err(|e| open(&e))?;
         drop(connection);
@@ -240,14 +264,16 @@ where
     E: From<StoreError> + Send + 'static,
 {
     let waits = connections.wait();
-    let place = Arc::clone(&connections.queue).acquire_owned().await;
+    let place = Arc::clone(&connections.queue).acquire_owned();
+    let place = tokio::time::timeout(QUEUE_LIMIT, place).await;
     drop(waits);
-    let place = place.map_err(|_| StoreError::Task)?;
+    let waited = || StoreError::Busy(format!("no turn within {} s", QUEUE_LIMIT.as_secs()));
+    let place = place.map_err(|_| waited())?.map_err(|_| StoreError::Task)?;
     let pool = connections.pool.clone();
     let trace = telemetry::current();
     let task = tokio::task::spawn_blocking(move || {
         let _place = place;
-        let mut connection = pool.get().map_err(|e| StoreError::Open(e.to_string()))?;
+        let mut connection = pool.get().map_err(|e| StoreError::Busy(e.to_string()))?;
         events::clear_appended();
         drop(telemetry::take_noted());
         let done = connection
@@ -319,7 +345,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diesel::RunQueryDsl as _;
 
     #[derive(diesel::QueryableByName)]
     struct Setting {

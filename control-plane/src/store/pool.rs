@@ -1,8 +1,11 @@
 //! Pools of connections, how each connection is set up, and how busy they are.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use diesel::{
@@ -13,8 +16,20 @@ use tokio::sync::Semaphore;
 
 use super::{Database, StoreError, StoreResult};
 
-/// A pool, and the queue before it. Who comes first is served first; a wait costs no thread and has no time limit, which
-/// the pool's own would.
+/// How long a transaction may wait for its turn.
+pub(super) const QUEUE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection may take to be made, or to be found to live.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long PostgreSQL may take over one statement, wait for one lock, or be left waiting within a transaction.
+const POSTGRES_LIMITS: &[&str] = &[
+    "statement_timeout = '30s'",
+    "lock_timeout = '10s'",
+    "idle_in_transaction_session_timeout = '60s'",
+];
+/// Parameters of libpq by which a server that is gone is noticed: seconds to connect, milliseconds without an acknowledgement.
+const LIBPQ_LIMITS: [(&str, &str); 2] = [("connect_timeout", "5"), ("tcp_user_timeout", "15000")];
+
+/// A pool, and the queue before it. Who comes first is served first; a wait costs no thread, and ends after [`QUEUE_LIMIT`].
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) pool: Pool<ConnectionManager<Database>>,
@@ -82,22 +97,39 @@ pub(super) const WRITER_PRAGMAS: &[&str] = &[
 ];
 pub(super) const READER_PRAGMAS: &[&str] = &["busy_timeout=10000", "query_only=ON"];
 
-/// Sets up every SQLite connection there ever is: a pool replaces its connections from time to time, and a new one has
+/// Sets up every connection there ever is: a pool replaces its connections from time to time, and a new one has
 /// foreign keys off.
 #[derive(Debug)]
 struct Pragmas(&'static [&'static str]);
 
 impl CustomizeConnection<Database, r2d2::Error> for Pragmas {
     fn on_acquire(&self, connection: &mut Database) -> Result<(), r2d2::Error> {
-        if let Database::Sqlite(connection) = connection {
-            for pragma in self.0 {
-                diesel::sql_query(format!("PRAGMA {pragma}"))
-                    .execute(connection)
-                    .map_err(r2d2::Error::QueryError)?;
-            }
+        match connection {
+            Database::Sqlite(connection) => self.0.iter().try_for_each(|pragma| {
+                let pragma = diesel::sql_query(format!("PRAGMA {pragma}"));
+                pragma.execute(connection).map(drop)
+            }),
+            Database::Postgres(connection) => POSTGRES_LIMITS.iter().try_for_each(|limit| {
+                let limit = diesel::sql_query(format!("SET {limit}"));
+                limit.execute(connection).map(drop)
+            }),
         }
-        Ok(())
+        .map_err(r2d2::Error::QueryError)
     }
+}
+
+/// A database's URL with limits for what is not limited in it.
+fn with_limits(url: &str) -> String {
+    if !url.starts_with("postgres") {
+        return url.to_owned();
+    }
+    let missing = LIBPQ_LIMITS
+        .iter()
+        .filter(|(name, _)| !url.contains(&format!("{name}=")));
+    missing.fold(url.to_owned(), |url, (name, value)| {
+        let sign = if url.contains('?') { '&' } else { '?' };
+        format!("{url}{sign}{name}={value}")
+    })
 }
 
 pub(super) fn connections(
@@ -107,8 +139,9 @@ pub(super) fn connections(
 ) -> StoreResult<Connections> {
     let pool = Pool::builder()
         .max_size(size)
+        .connection_timeout(CONNECT_LIMIT)
         .connection_customizer(Box::new(Pragmas(pragmas)))
-        .build(ConnectionManager::new(url))
+        .build(ConnectionManager::new(with_limits(url)))
         .map_err(|e| StoreError::Open(e.to_string()))?;
     let places = usize::try_from(size).unwrap_or(1);
     Ok(Connections {
@@ -116,4 +149,26 @@ pub(super) fn connections(
         queue: Arc::new(Semaphore::new(places)),
         waiting: Arc::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_added_where_none_are_given() {
+        for (url, expected) in [
+            ("/var/lib/slipway/slipway.db", "/var/lib/slipway/slipway.db"),
+            (
+                "postgres://u@h/d",
+                "postgres://u@h/d?connect_timeout=5&tcp_user_timeout=15000",
+            ),
+            (
+                "postgresql://h/d?sslmode=require&connect_timeout=2",
+                "postgresql://h/d?sslmode=require&connect_timeout=2&tcp_user_timeout=15000",
+            ),
+        ] {
+            assert_eq!(with_limits(url), expected);
+        }
+    }
 }

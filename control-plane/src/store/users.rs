@@ -73,30 +73,52 @@ pub fn insert(db: &mut Database, u: &User) -> StoreResult<()> {
     Ok(())
 }
 
-/// Replaces what may change of a user.
+/// What changes of a user; what is `None` stays as it is, also when somebody else changes it at the same time.
+#[derive(Debug, Clone, Default, AsChangeset)]
+#[diesel(table_name = users)]
+pub struct UserPatch {
+    /// Where mail reaches them.
+    pub email: Option<String>,
+    /// The hash of their password.
+    pub password: Option<String>,
+    /// What the single sign-on provider calls them; the inner `None` says that it calls them nothing.
+    pub subject: Option<Option<String>>,
+    /// Whether they are shut out.
+    pub disabled: Option<bool>,
+}
+
+impl UserPatch {
+    fn is_empty(&self) -> bool {
+        self.email.is_none() && self.password.is_none() && self.subject.is_none() && self.disabled.is_none()
+    }
+}
+
+/// Changes a user.
 ///
 /// # Errors
 /// When the database fails.
-pub fn update(db: &mut Database, u: &User) -> StoreResult<()> {
-    use users::dsl;
-    let change = (
-        dsl::email.eq(&u.email),
-        dsl::password.eq(&u.password),
-        dsl::subject.eq(&u.subject),
-        dsl::disabled.eq(u.disabled),
-    );
-    diesel::update(dsl::users.find(&u.id)).set(change).execute(db)?;
+pub fn update(db: &mut Database, id: &str, change: &UserPatch) -> StoreResult<()> {
+    if !change.is_empty() {
+        diesel::update(users::table.find(id)).set(change).execute(db)?;
+    }
     Ok(())
 }
 
-/// One user, by id or name.
+/// One user, by id, else by name.
 ///
 /// # Errors
 /// When the database fails.
 pub fn get(db: &mut Database, id_or_name: &str) -> StoreResult<Option<User>> {
     use users::dsl;
-    let row = dsl::users.filter(dsl::id.eq(id_or_name).or(dsl::name.eq(id_or_name)));
-    Ok(row.first::<Row>(db).optional()?.map(user))
+    let by_id = dsl::users.find(id_or_name).first::<Row>(db).optional()?;
+    let row = match by_id {
+        Some(row) => Some(row),
+        None => dsl::users
+            .filter(dsl::name.eq(id_or_name))
+            .first::<Row>(db)
+            .optional()?,
+    };
+    Ok(row.map(user))
 }
 
 /// Whether there is a user at all.

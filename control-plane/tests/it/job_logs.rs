@@ -233,6 +233,7 @@ fn caller(scope: Scope) -> Caller {
         },
         held: Arc::from([held]),
         narrowed: false,
+        credential: slipway_control_plane::access::caller::Credential::None,
     }
 }
 

@@ -234,6 +234,7 @@ impl World {
             actor,
             held: Arc::from([held]),
             narrowed: false,
+            credential: slipway_control_plane::access::caller::Credential::None,
         };
         let world = Self {
             app,

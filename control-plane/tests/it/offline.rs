@@ -134,6 +134,7 @@ impl World {
             actor,
             held: Arc::from([held]),
             narrowed: false,
+            credential: slipway_control_plane::access::caller::Credential::None,
         };
         Self {
             app,

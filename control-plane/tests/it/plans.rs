@@ -6,16 +6,18 @@ use std::sync::Arc;
 use chrono::Utc;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use slipway_control_plane::{
-    access::{Actor, Caller, Permission, Scope, Via, caller::Held},
+    access::{Actor, Caller, Permission, Scope, Via, caller::Held as Grant},
     app::App,
     config::Given,
-    domain::instances::{self, Anew, NewInstance},
+    domain::instances::{self, Anew, Held, NewInstance},
     error::ApiError,
     store::{
         Store, StoreError,
         events::{self, Filter, Order},
         images::{self, Edition, Image},
-        instances as rows, jobs, machines, reports,
+        instances as rows, jobs, machines,
+        projects::{self, Project},
+        reports,
     },
     workflow::state::{InstanceState, JobState, MachineState},
 };
@@ -33,8 +35,12 @@ use crate::{
 };
 
 fn caller() -> Caller {
-    let held = Held {
-        scope: Scope::Global,
+    caller_in(Scope::Global)
+}
+
+fn caller_in(scope: Scope) -> Caller {
+    let held = Grant {
+        scope,
         permissions: Permission::ALL.iter().copied().collect(),
     };
     Caller {
@@ -46,6 +52,7 @@ fn caller() -> Caller {
         },
         held: Arc::new([held]),
         narrowed: false,
+        credential: slipway_control_plane::access::caller::Credential::None,
     }
 }
 
@@ -231,7 +238,9 @@ async fn a_plan_to_install_anew_knows_what_is_on_the_disk() {
             .await
             .unwrap();
         let on = plan.on.unwrap();
-        let held = on.held.unwrap();
+        let Some(Held::Known(held)) = on.held else {
+            panic!("an administrator sees what is on it: {:?}", on.held)
+        };
         assert_eq!(
             (Some(held.instance.as_str()), held.image.as_deref()),
             (Some("i7"), Some("debian"))
@@ -246,6 +255,61 @@ async fn a_plan_to_install_anew_knows_what_is_on_the_disk() {
         locked.await.unwrap();
         let refused = instances::plan_reinstall(&app, &ann, "i7".into(), anew("A")).await;
         assert_eq!(code(refused.unwrap_err()), "instance_locked");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_plan_tells_a_tenant_nothing_of_another_ones_install() {
+    on_each_database(|store| async move {
+        let dir = tempfile::tempdir().unwrap();
+        fill(&store).await;
+        let app = app(store, &dir);
+        let (job, id) = (JobId(Uuid::from_u128(7)), InstanceId(Uuid::from_u128(7)));
+        let released = app.store.transaction(move |db| {
+            let machine = machines::get(db, "m1")?.unwrap();
+            ask(db, (7, "bj-1"), None, Utc::now())?;
+            machines::take(db, machine.id, MachineState::Available, job)?;
+            rows::set_machine(db, id, machine.id)?;
+            jobs::start(db, job, machine.id)?;
+            jobs::finish(db, job, JobState::Done, None, Utc::now())?;
+            rows::advance(db, id, InstanceState::Requested, InstanceState::Released)?;
+            machines::leave(db, machine.id, job, MachineState::Available)?;
+            let inventory = Inventory {
+                disks: vec![disk("A", 100)],
+                ..Inventory::default()
+            };
+            machines::set_inventory(db, machine.id, &inventory)?;
+            reports::put(db, &site("bj-1"), 3, &report_of(machine.id, job))?;
+            let other = Project {
+                id: "other".into(),
+                description: String::new(),
+                created_at: Utc::now(),
+            };
+            projects::insert(db, &other)
+        });
+        released.await.unwrap();
+        let held_for = async |caller: &Caller, project: &str| {
+            let new = NewInstance {
+                project: project.into(),
+                ..wish("web-1", Some("A"))
+            };
+            let plan = instances::plan_create(&app, caller, new).await.unwrap();
+            plan.on.unwrap().held
+        };
+        let other = caller_in(Scope::Project("other".into()));
+        let held = held_for(&other, "other").await;
+        assert!(
+            matches!(held, Some(Held::OfOthers { .. })),
+            "that the disk is not empty is said, and no more: {held:?}"
+        );
+        for own in [caller_in(Scope::Project("default".into())), caller()] {
+            let held = held_for(&own, "default").await;
+            assert!(
+                matches!(&held, Some(Held::Known(last)) if last.instance == "i7"),
+                "{held:?}"
+            );
+        }
     })
     .await;
 }

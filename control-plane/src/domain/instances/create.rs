@@ -14,7 +14,7 @@ use super::{both, object, queue, told, user_data_place};
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
-    domain::images,
+    domain::{images, names},
     error::ApiError,
     store::{
         Database,
@@ -338,7 +338,7 @@ pub(super) fn check_host_name(name: &str) -> Result<(), ApiError> {
         let detail = format!("`{name}` is not a host name: use 1 to 63 of a-z, 0-9 and '-'");
         return Err(ApiError::Bad("name", detail));
     }
-    Ok(())
+    names::check_is_no_id(name)
 }
 
 pub(super) fn check_user(user: &str) -> Result<(), ApiError> {

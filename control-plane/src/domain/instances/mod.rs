@@ -16,7 +16,7 @@ pub use create::{NewInstance, Repeatable, check_ssh_key, create};
 pub use dispatch::{Waiting, dispatch};
 pub(super) use offers::{offer_order, offered};
 pub(super) use orders::{power_order, rotation_order};
-pub use plan::{NoDisk, On, Plan, plan_create, plan_reinstall};
+pub use plan::{Held, NoDisk, On, Plan, plan_create, plan_reinstall};
 pub use work::{Anew, Change as InstanceChange, Work, reset_password, retry, update, work};
 
 use crate::{

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 
+use chrono::{DateTime, Utc};
 use slipway_protocol::{inventory::Disk, order::Step};
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     work::{Anew, may_begin, renewed},
 };
 use crate::{
-    access::Caller,
+    access::{Caller, Permission, Target},
     app::App,
     error::ApiError,
     store::{
@@ -29,6 +30,18 @@ use crate::{
 /// Why no disk can be named: a stable code, and a sentence.
 pub type NoDisk = (&'static str, String);
 
+/// What was written to a disk last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// By an instance that the caller may see.
+    Known(LastInstall),
+    /// By one that the caller may not see.
+    OfOthers {
+        /// When it was asked for.
+        at: DateTime<Utc>,
+    },
+}
+
 /// What would be done on a machine.
 #[derive(Debug, Clone)]
 pub struct On {
@@ -37,7 +50,7 @@ pub struct On {
     /// The disk that would be written, or why none can be named.
     pub disk: Result<Disk, NoDisk>,
     /// What was written to that disk last, as far as is known.
-    pub held: Option<LastInstall>,
+    pub held: Option<Held>,
     /// The steps, in their order.
     pub steps: Vec<Step>,
 }
@@ -83,15 +96,37 @@ fn disk_of(instance: &Instance, machine: &Machine) -> Result<Disk, NoDisk> {
     Ok(inventory.disks[chosen].clone())
 }
 
-fn on(db: &mut Database, instance: &Instance, machine: Machine, wipe: bool) -> StoreResult<Box<On>> {
+fn on(
+    db: &mut Database,
+    caller: &Caller,
+    instance: &Instance,
+    machine: Machine,
+    wipe: bool,
+) -> StoreResult<Box<On>> {
     let disk = disk_of(instance, &machine);
     let last = last_installs::on(db, &machine)?;
     let is_it = |last: &LastInstall| {
         disk.as_ref()
             .is_ok_and(|disk| disk.identity() == last.disk.identity())
     };
+    // What another tenant had on the disk is nobody else's to know; that there was something is.
+    let site = machine.site.clone();
+    let of_caller = |last: &LastInstall| {
+        let target = Target {
+            site: Some(site.as_str()),
+            project: Some(&last.project),
+        };
+        caller.may(Permission::InstancesRead, target)
+    };
+    let held = last.filter(is_it).map(|last| {
+        if of_caller(&last) {
+            Held::Known(last)
+        } else {
+            Held::OfOthers { at: last.at }
+        }
+    });
     Ok(Box::new(On {
-        held: last.filter(is_it),
+        held,
         steps: install_steps(instance, &machine, wipe),
         disk,
         machine,
@@ -104,13 +139,13 @@ fn on(db: &mut Database, instance: &Instance, machine: Machine, wipe: bool) -> S
 /// What making it would be refused for.
 pub async fn plan_create(app: &App, caller: &Caller, new: NewInstance) -> Result<Plan, ApiError> {
     let asked = create::ask(app, caller, &new, None)?;
-    let now = (app.now)();
+    let (by, now) = (caller.clone(), (app.now)());
     let undone = app.store.transaction(move |db| -> Result<Infallible, Undone> {
         let mut made = create::note(db, new, asked, now)?;
         let lost = || ApiError::Internal("no instance was planned, and nothing said why".into());
         let (instance, _) = made.pop().ok_or_else(lost)?;
         let on = match find_machine(db, instance.id)? {
-            Ok((instance, machine, _)) => Ok(on(db, &instance, machine, false)?),
+            Ok((instance, machine, _)) => Ok(on(db, &by, &instance, machine, false)?),
             Err(why) => Err(why),
         };
         Err(Undone::Planned(Box::new(Plan { instance, on })))
@@ -138,6 +173,7 @@ pub async fn plan_reinstall(app: &App, caller: &Caller, key: String, anew: Anew)
     };
     let wipe = anew.wipe_data_disks;
     let instance = renewed(app, caller, instance, anew).await?;
+    let by = caller.clone();
     let planned = app.store.read(move |db| {
         let machine = machines::get(db, &id.to_string())?;
         let machine = machine.ok_or_else(|| ApiError::NotFound("machine", id.to_string()))?;
@@ -145,7 +181,7 @@ pub async fn plan_reinstall(app: &App, caller: &Caller, key: String, anew: Anew)
             let detail = format!("the machine of instance `{}` is being worked on", instance.name);
             return Err(ApiError::Conflict("machine_busy", detail));
         }
-        let on = Ok(on(db, &instance, machine, wipe)?);
+        let on = Ok(on(db, &by, &instance, machine, wipe)?);
         Ok(Plan { instance, on })
     });
     planned.await

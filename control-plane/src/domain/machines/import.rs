@@ -202,7 +202,7 @@ fn known<'a>(
     for site in rows.iter().map(|(_, row)| &row.site).collect::<HashSet<_>>() {
         let may = caller.require(Permission::MachinesWrite, Target::site(site.as_str()));
         let book = match may.and_then(|()| AddressBook::open(db, site)) {
-            Err(error @ ApiError::Internal(_)) => return Err(error),
+            Err(error @ (ApiError::Internal(_) | ApiError::Unavailable(..))) => return Err(error),
             other => other.map_err(|e| RowError::of("site", &e)),
         };
         books.insert(site.clone(), book);
@@ -333,7 +333,7 @@ fn changed(
         return Ok(Err(RowError::of("bmc_password", &refused)));
     }
     if let Err(refused) = check_use(db, &former, &next) {
-        if matches!(refused, ApiError::Internal(_)) {
+        if matches!(refused, ApiError::Internal(_) | ApiError::Unavailable(..)) {
             return Err(refused);
         }
         return Ok(Err(RowError::of(field, &refused)));

@@ -29,7 +29,7 @@ pub(super) use address::fits;
 use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,
-    domain::machine_types,
+    domain::{machine_types, names},
     error::ApiError,
     store::{
         Database, StoreResult,
@@ -154,8 +154,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
             "`import` cannot be a machine's name".to_owned(),
         ));
     }
-    let parsed = name.parse::<SiteId>().map(|_| ());
-    parsed.map_err(|e| ApiError::Bad("name", e.to_string()))
+    names::check(name)
 }
 
 /// One machine that the caller may see, by id or name.

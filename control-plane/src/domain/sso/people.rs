@@ -100,7 +100,7 @@ fn unknown(identity: &Identity) -> ApiError {
 
 fn add(db: &mut Database, identity: &Identity, address: &str, now: DateTime<Utc>) -> Result<User, ApiError> {
     let name = usable_name(identity.name.as_deref().unwrap_or_default());
-    if people::check_name(&name).is_err() {
+    if crate::domain::names::check(&name).is_err() {
         let detail = "the provider gives no usable name (`preferred_username` or `email`); an administrator adds a \
                       user and links them by `slipway user link`";
         return Err(ApiError::Conflict("sso_name", detail.to_owned()));

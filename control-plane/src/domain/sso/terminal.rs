@@ -11,7 +11,6 @@ use crate::{
     access::{Actor, Via},
     app::App,
     auth,
-    domain::users as people,
     error::ApiError,
     store::{
         audit::{self, Change},
@@ -59,7 +58,7 @@ pub struct KeyWish {
 /// # Errors
 /// [`ApiError::Unauthorized`] when code and secret do not fit, or the code was used or is old.
 pub async fn key_for_code(app: &App, wish: KeyWish, address: String) -> Result<(ApiKey, Secret), ApiError> {
-    people::check_name(&wish.name)?;
+    crate::domain::names::check(&wish.name)?;
     let secret = auth::new_token("slipway-api-")?;
     let (code, hash, now) = (auth::hash(&wish.code), auth::hash(secret.reveal()), (app.now)());
     let shown = challenge(&wish.verifier);

@@ -246,6 +246,7 @@ export const pages = {
     disk: 'Disk to be overwritten',
     held: 'What is on it',
     lastInstall: '{instance} ({image}), installed',
+    ofOthers: 'an instance of another project, installed',
     unknown: 'Slipway has not written to it; that does not say that it is empty.',
   },
   job: {

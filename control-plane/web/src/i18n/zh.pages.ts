@@ -239,6 +239,7 @@ export const pages = {
     disk: '将被覆盖的磁盘',
     held: '磁盘上的内容',
     lastInstall: '{instance}（{image}），安装于',
+    ofOthers: '其他项目的实例，安装于',
     unknown: 'Slipway 没有写入过；这并不表示它是空的。',
   },
   job: {
