@@ -111,6 +111,7 @@ fn open_routes() -> Routes {
         .routes(routes!(account::login))
         .routes(routes!(access::join))
         .routes(routes!(access::renew))
+        .routes(routes!(access::standing))
         .routes(routes!(sso::login))
         .routes(routes!(sso::callback))
         .routes(routes!(sso::key))

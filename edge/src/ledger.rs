@@ -69,6 +69,8 @@ impl Ledger {
             leases: Some(leases.digest()),
             lists,
             logs: Vec::new(),
+            run: None,
+            proof: None,
         }
     }
 }

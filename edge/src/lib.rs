@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod overlay;
 pub mod preflight;
 pub mod renew;
+pub mod retirement;
 pub mod runner;
 pub mod setup;
 pub mod site;

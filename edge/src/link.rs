@@ -4,21 +4,43 @@
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Notify;
 
 /// The link's state.
 #[derive(Debug)]
-pub struct Link(Mutex<Option<DateTime<Utc>>>);
+pub struct Link(Mutex<Option<DateTime<Utc>>>, Notify);
 
 impl Link {
     /// A link that is down, as at the start of a process.
     #[must_use]
     pub fn down_since(now: DateTime<Utc>) -> Self {
-        Self(Mutex::new(Some(now)))
+        Self(Mutex::new(Some(now)), Notify::new())
     }
 
     /// It is up.
     pub fn up(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.1.notify_waiters();
+    }
+
+    /// Whether it is up.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Waits until it is not as `was_up` says.
+    pub async fn changed_from(&self, was_up: bool) {
+        loop {
+            let changed = self.1.notified();
+            tokio::pin!(changed);
+            // Before the look: what happens after it is not missed.
+            changed.as_mut().enable();
+            if self.is_up() != was_up {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// It is down; since when it has been stays.
@@ -27,6 +49,7 @@ impl Link {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(now);
+        self.1.notify_waiters();
     }
 
     /// Since when the site is cut off, if it has been for so long.

@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, RwLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use slipway_bus::{
     tls::{self, Shown},
 };
 use slipway_protocol::{
+    ids::EdgeRunId,
     keys::{Stamp, VerifyingKey},
     report::Presence,
     site::{SiteConfig, chunk_key_context},
@@ -28,7 +29,8 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use crate::{
     agents::{self, AgentAdmission, Doors},
@@ -46,6 +48,7 @@ use crate::{
     link::Link,
     local::{Local, server},
     renew::Renewal,
+    retirement::{self, Reason, Retirement},
     runner::actor::Runner,
     status,
     store::Store,
@@ -127,22 +130,49 @@ impl Outbox for Words {
     }
 }
 
-/// Runs the edge until `stop`.
+/// Runs the edge until `stop`. A box that was revoked, or that another one with its identity takes the place of, stays up and
+/// does nothing.
 ///
 /// # Errors
 /// When it cannot start, or a part of it has failed.
 pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> anyhow::Result<()> {
     let identity = Identity::load(&config.data_dir)?;
     let store = Store::open(&config.data_dir.join("edge.db"))?;
-    let sockets = Sockets::bind(&config).await?;
+    let work = stop.child_token();
+    let retirement = Retirement::of(work.clone());
+    let result = if retirement::was_revoked(&store, &identity)? {
+        retirement.retire(Reason::Revoked);
+        Ok(())
+    } else {
+        serve(&config, &identity, store, (metrics, retirement.clone(), work)).await
+    };
+    let Some(reason) = retirement.reason() else {
+        return result;
+    };
+    if let Err(error) = result {
+        warn!(%error, "a part of this box failed while it ended its work");
+    }
+    status::say(&config, &reason.text(&identity));
+    error!("{}", reason.text(&identity));
+    stop.cancelled().await;
+    Ok(())
+}
+
+async fn serve(
+    config: &Config,
+    identity: &Identity,
+    store: Store,
+    (metrics, retirement, stop): (PrometheusHandle, Retirement, CancellationToken),
+) -> anyhow::Result<()> {
+    let sockets = Sockets::bind(config).await?;
     let backend = tokio::task::spawn_blocking(broker::start).await??;
     let (words, words_receiver) = mpsc::channel(4096);
     let (local, local_events) = agents::connect(&identity.site, &backend, stop.clone());
     let (uplink, agents) = (words.clone(), local.clone());
     let outbox = Arc::new(Words { uplink, agents });
-    let context = take_up(&config, &identity, store, outbox)?;
+    let context = take_up(config, identity, store, outbox)?;
     let (runner, runner_task) = Runner::start(Arc::clone(&context), stop.clone())?;
-    let renewal = renewal(&identity, &config)?;
+    let renewal = renewal(identity, config)?;
     let doors = (sockets.agents, sockets.people);
     open_agents_broker(doors, &renewal, (&context, &backend), &stop)?;
     let (sightings, sightings_receiver) = mpsc::channel(4096);
@@ -154,22 +184,29 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: CancellationTo
         files: Arc::clone(&boot_programs),
         stop: stop.clone(),
     };
-    start_boot_services(&mut tasks, &context, &config, (sockets.dhcp, sockets.tftp), parts)?;
+    start_boot_services(&mut tasks, &context, config, (sockets.dhcp, sockets.tftp), parts)?;
     let state = http_state(
-        &config,
-        &identity,
+        config,
+        identity,
         (&context, &runner),
         (boot_programs, sightings),
         metrics,
     );
     start_http(&mut tasks, sockets.http, &state, &stop);
-    let (central, central_events) = connect_central(&identity, renewal.uplink.clone(), &stop)?;
-    let state = start_local(&mut tasks, &config, (&context, &runner), sockets.local, &stop);
+    let (central, central_events) = connect_central(identity, renewal.uplink.clone(), &stop)?;
+    let state = start_local(&mut tasks, config, (&context, &runner), sockets.local, &stop);
     let (to_central, to_mirror) = (Arc::new(central.clone()), Arc::new(local.clone()));
     let logs = job_log::ship::run(Arc::clone(&context), to_central, to_mirror, stop.clone());
     tasks.spawn(logs.map(Ok));
-    let link = self::uplink(&context, &runner, (central, local), state);
-    let central_events = status::told(&config, &identity, central_events);
+    tasks.spawn(retirement::run(
+        Arc::clone(&context),
+        Arc::clone(&state),
+        identity.url.clone(),
+        retirement.clone(),
+        stop.clone(),
+    ));
+    let link = self::uplink(&context, &runner, (central, local), state, retirement);
+    let central_events = status::told(config, identity, central_events);
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
     let link_stop = stop.clone();
     tasks.spawn(async { Ok(link.run(central_events, words_receiver, link_stop).await?) });
@@ -239,6 +276,7 @@ fn uplink(
     runner: &Runner,
     (central, mirror): (Client, Client),
     link: Arc<Link>,
+    retirement: Retirement,
 ) -> Uplink {
     let table = Arc::clone(&context.table);
     let on_config = Box::new(move |c: &SiteConfig| table.set_site(&c.subnets, c.discover));
@@ -250,6 +288,9 @@ fn uplink(
         mirror: Arc::new(mirror),
         link,
         on_config,
+        run: EdgeRunId(Uuid::new_v4()),
+        proof: Mutex::default(),
+        retirement,
     }
 }
 

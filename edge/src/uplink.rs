@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -15,7 +15,7 @@ use chrono::TimeDelta;
 use serde::Serialize;
 use slipway_bus::{Event, Publish};
 use slipway_protocol::{
-    ids::MachineId,
+    ids::{EdgeRunId, MachineId},
     image::ImageNotice,
     keys::{Expect, OpenError, Stamp},
     report::{MachineSeen, Report},
@@ -32,6 +32,7 @@ use crate::{
     intake::{self, Heard},
     link::Link,
     metrics,
+    retirement::{Reason, Retirement},
     runner::{
         actor::{Input, Runner},
         taking_up::PATIENCE,
@@ -80,6 +81,12 @@ pub struct Uplink {
     pub on_config: OnConfig,
     /// Not heard yet since the start whether what is held here is what should be.
     pub starting: AtomicBool,
+    /// This run of the process.
+    pub run: EdgeRunId,
+    /// The last challenge of the control plane for this run.
+    pub proof: Mutex<Option<String>>,
+    /// Told when another box with this identity works.
+    pub retirement: Retirement,
 }
 
 impl Uplink {
@@ -162,6 +169,10 @@ impl Uplink {
         let revision = (self.context.now)().timestamp_millis().cast_unsigned();
         let mut hello = self.context.ledger.hello(with_lists, self.starting.load(Relaxed));
         hello.logs = self.context.logs.told();
+        hello.run = Some(self.run);
+        hello
+            .proof
+            .clone_from(&self.proof.lock().unwrap_or_else(PoisonError::into_inner));
         self.publish(&topic, revision, HELLO_VALIDITY, &hello);
     }
 
@@ -296,6 +307,13 @@ impl Uplink {
         match request {
             SyncRequest::Lists => self.say_hello(true),
             SyncRequest::Logs { held } => self.context.logs.confirm(&held),
+            SyncRequest::Prove { run, challenge } if run == self.run => {
+                *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+                self.say_hello(false);
+            }
+            SyncRequest::StandBy { run } if run == self.run => self.retirement.retire(Reason::Copied),
+            // They are for another box with this identity.
+            SyncRequest::Prove { .. } | SyncRequest::StandBy { .. } => {}
             SyncRequest::Nothing => {
                 self.starting.store(false, Relaxed);
                 self.runner.tell(Input::Compared).await;

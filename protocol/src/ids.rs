@@ -112,6 +112,10 @@ macro_rules! uuid_id {
     };
 }
 
+uuid_id!(
+    /// One run of an edge's process, made at each start: two boxes with one identity differ in it.
+    EdgeRunId
+);
 text_id!(
     /// A site (IDC), named by the operator: `bj-1`. Also the common name of its edge's certificate.
     SiteId,

@@ -16,7 +16,7 @@ use crate::{
         AgentHello, AgentReport, Failure, HardwareFault, LogChunk, MAX_EVENTS, MAX_HARDWARE_FAULTS,
         MAX_LOCAL_USES, MachineSeen, Outcome, Presence, Release, Report, StepReport, TimelineEvent,
     },
-    site::{JoinAnswer, RenewAnswer, RenewRequest, SiteConfig},
+    site::{EdgeStanding, JoinAnswer, RenewAnswer, RenewRequest, SiteConfig},
     sync::{Held, Hello, SyncRequest},
 };
 
@@ -264,6 +264,7 @@ impl Body for Hello {
             listed("lists.reports", &lists.reports)?;
             listed("lists.leases", &lists.leases)?;
         }
+        self.proof.as_ref().map_or(Ok(()), |proof| name("proof", proof))?;
         at_most("logs", self.logs.len(), MAX_TOLD)?;
         self.logs.iter().try_for_each(|LogTold { start, sent, .. }| {
             count("logs.start", *start)?;
@@ -285,7 +286,8 @@ impl Body for SyncRequest {
 
     fn check(&self) -> Result<(), Excess> {
         match self {
-            Self::Lists | Self::Nothing => Ok(()),
+            Self::Lists | Self::Nothing | Self::StandBy { .. } => Ok(()),
+            Self::Prove { challenge, .. } => name("challenge", challenge),
             Self::Reports { subjects } => {
                 at_most("subjects", subjects.len(), MAX_LISTED)?;
                 subjects.iter().try_for_each(|subject| name("subjects", subject))
@@ -343,6 +345,7 @@ bounded_by_size_alone! {
     ImageNotice: 4 * 1024 * 1024,
     JoinAnswer: 256 * 1024,
     RenewAnswer: 256 * 1024,
+    EdgeStanding: 4 * 1024,
     // For people who read along; nothing acts on it.
     serde_json::Value: 4 * 1024 * 1024,
 }

@@ -183,6 +183,30 @@ pub struct RenewAnswer {
     pub ca: String,
 }
 
+/// Whether an edge still is its site's: the body of an envelope signed by the control plane, on [`Topic::Standing`]. An edge that
+/// cannot connect asks for it by HTTP, at `/api/v1/sites/{site}/edges/{report_key}`.
+///
+/// [`Topic::Standing`]: crate::topic::Topic::Standing
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeStanding {
+    /// The edge, by the key of its reports. Such a key is never used again, so that an answer that says `revoked` stays true.
+    pub report_key: VerifyingKey,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// How an edge stands with its control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It is its site's edge.
+    Current,
+    /// It was revoked, or another one joined in its place: it must not work at the site any more.
+    Revoked,
+    /// Nothing is known of it, as after the restore of an old backup: it goes on.
+    Unknown,
+}
+
 /// The place a site's chunk key is bound to when it is sealed.
 #[must_use]
 pub fn chunk_key_context(site: &SiteId) -> String {

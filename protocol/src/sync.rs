@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::Digest,
+    ids::{Digest, EdgeRunId},
     log::{LogHeld, LogTold},
     topic::Kind,
 };
@@ -150,6 +150,12 @@ pub struct Hello {
     /// the comparison of documents: logs may be lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logs: Vec<LogTold>,
+    /// Which run of the edge's process says so. Left out by edges that cannot stand by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<EdgeRunId>,
+    /// The challenge of the last [`SyncRequest::Prove`] for this run: that the run lives now, and that this is no late message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 /// Both lists of an edge.
@@ -182,6 +188,20 @@ pub enum SyncRequest {
     },
     /// Nothing: the edge, which has just started, holds what it should, and its reports are its newest.
     Nothing,
+    /// A hello of this run with this challenge: another run with the same identity was heard since. Only said to edges that
+    /// tell their run.
+    Prove {
+        /// The run.
+        run: EdgeRunId,
+        /// What its hello is to give back.
+        challenge: String,
+    },
+    /// This run does nothing more until it is started again: another box with the same identity works. Only said to edges that
+    /// tell their run.
+    StandBy {
+        /// The run.
+        run: EdgeRunId,
+    },
 }
 
 /// What the control plane does about a hello.

@@ -39,6 +39,8 @@ pub enum Kind {
     Renew,
     /// The certificates of an edge.
     Identity,
+    /// Whether an edge still is its site's.
+    Standing,
 }
 
 /// A topic of the wire (design section 3).
@@ -70,6 +72,8 @@ pub enum Topic {
     Renew(SiteId),
     /// `cmd/identity`, control plane to edge: the answer to it.
     Identity(SiteId),
+    /// `cmd/standing`, control plane to edge: travels by HTTP only, as a revoked edge cannot connect.
+    Standing(SiteId),
     /// `agent/{machine}/cmd/order`, edge to agent: the control plane's order, unopened.
     AgentOrder(SiteId, MachineId),
     /// `agent/{machine}/cmd/release`, edge to agent: which steps may run.
@@ -93,7 +97,7 @@ impl Topic {
     pub fn site(&self) -> &SiteId {
         match self {
             Self::Config(site) | Self::Sync(site) | Self::Hello(site) | Self::Presence(site) => site,
-            Self::Renew(site) | Self::Identity(site) => site,
+            Self::Renew(site) | Self::Identity(site) | Self::Standing(site) => site,
             Self::Image(site, _) | Self::Machine(site, _) => site,
             Self::Order(site, _) | Self::Lease(site, _) => site,
             Self::Report(site, _) | Self::ReportBack(site, _) | Self::Log(site, _) => site,
@@ -119,6 +123,7 @@ impl Topic {
             Self::AgentRelease(..) => Kind::Release,
             Self::Renew(_) => Kind::Renew,
             Self::Identity(_) => Kind::Identity,
+            Self::Standing(_) => Kind::Standing,
         }
     }
 
@@ -127,7 +132,7 @@ impl Topic {
     pub fn subject(&self) -> String {
         match self {
             Self::Config(_) | Self::Sync(_) | Self::Hello(_) | Self::Presence(_) => "-".to_owned(),
-            Self::Renew(_) | Self::Identity(_) => "-".to_owned(),
+            Self::Renew(_) | Self::Identity(_) | Self::Standing(_) => "-".to_owned(),
             Self::Image(_, image) => image.to_string(),
             Self::Machine(_, mac) => mac.hyphenated(),
             Self::Order(_, m) | Self::Lease(_, m) => m.to_string(),
@@ -161,6 +166,7 @@ impl fmt::Display for Topic {
             Self::Hello(_) => write!(f, "{ROOT}/{site}/evt/hello"),
             Self::Renew(_) => write!(f, "{ROOT}/{site}/evt/renew"),
             Self::Identity(_) => write!(f, "{ROOT}/{site}/cmd/identity"),
+            Self::Standing(_) => write!(f, "{ROOT}/{site}/cmd/standing"),
             Self::Report(_, machine) => write!(f, "{ROOT}/{site}/evt/report/{machine}"),
             Self::Machine(_, mac) => write!(f, "{ROOT}/{site}/evt/machine/{}", mac.hyphenated()),
             Self::Log(_, machine) => write!(f, "{ROOT}/{site}/evt/log/{machine}"),
@@ -193,6 +199,9 @@ impl FromStr for Topic {
             ["cmd", "image", id] => Self::Image(site, id.parse().map_err(|_| bad())?),
             ["cmd", "report", id] => Self::ReportBack(site, machine(id)?),
             ["cmd", "sync"] => Self::Sync(site),
+            ["cmd", "identity"] => Self::Identity(site),
+            ["cmd", "standing"] => Self::Standing(site),
+            ["evt", "renew"] => Self::Renew(site),
             ["evt", "hello"] => Self::Hello(site),
             ["evt", "report", id] => Self::Report(site, machine(id)?),
             ["evt", "machine", mac] => Self::Machine(site, mac.parse().map_err(|_| bad())?),
@@ -264,6 +273,10 @@ mod tests {
             Topic::Machine(site.clone(), mac),
             Topic::Log(site.clone(), machine),
             Topic::Presence(site.clone()),
+            Topic::ReportBack(site.clone(), machine),
+            Topic::Renew(site.clone()),
+            Topic::Identity(site.clone()),
+            Topic::Standing(site.clone()),
             Topic::AgentOrder(site.clone(), machine),
             Topic::AgentRelease(site.clone(), machine),
             Topic::AgentReport(site.clone(), machine),

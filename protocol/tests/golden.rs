@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use slipway_protocol::{
     bmc::{BmcState, Power},
-    ids::{BootId, Digest, ImageId, JobId, MacAddr, MachineId, SiteId, StepId},
+    ids::{BootId, Digest, EdgeRunId, ImageId, JobId, MacAddr, MachineId, SiteId, StepId},
     image::{Chunk, ImageNotice, Manifest},
     inventory::{Disk, DiskKind, DiskRule, FirmwareKind},
     keys::{Expect, KeyRing, Signer, Stamp},
@@ -22,7 +22,7 @@ use slipway_protocol::{
         ReleasedStep, Report, StepReport, StepState, TimelineEvent,
     },
     seal::Sealed,
-    site::{SiteConfig, SubnetConfig},
+    site::{EdgeStanding, SiteConfig, Standing, SubnetConfig},
     sync::{Held, Hello, Lists, SyncRequest},
     topic::{Kind, Topic},
 };
@@ -395,6 +395,8 @@ fn config_image_release_hello_and_sync() {
         leases: None,
         lists: None,
         logs: vec![],
+        run: None,
+        proof: None,
     };
     frozen("hello.json", &Topic::Hello(site()), &hello);
     frozen(
@@ -471,6 +473,8 @@ fn a_lease_and_what_an_edge_tells_of_its_use() {
             leases: vec![held(Kind::Lease, 2)],
         }),
         logs: vec![],
+        run: None,
+        proof: None,
     };
     frozen("hello_leases.json", &Topic::Hello(site()), &hello);
     let config = SiteConfig {
@@ -511,6 +515,8 @@ fn a_log_and_what_both_sides_say_of_it() {
             start: 3,
             sent: 9,
         }],
+        run: None,
+        proof: None,
     };
     frozen("hello_logs.json", &Topic::Hello(site()), &hello);
     let held = vec![LogHeld { job, end: 7 }];
@@ -519,4 +525,33 @@ fn a_log_and_what_both_sides_say_of_it() {
         &Topic::Sync(site()),
         &SyncRequest::Logs { held },
     );
+}
+
+#[test]
+fn what_tells_two_boxes_with_one_identity_apart() {
+    let run = EdgeRunId(Uuid::from_u128(11));
+    let challenge = "00112233445566778899aabbccddeeff".to_owned();
+    let hello = Hello {
+        version: "0.1.0".into(),
+        wire: (1, 1),
+        actions: vec![],
+        commands: Digest::of(b"c"),
+        reports: Digest::of(b"r"),
+        starting: false,
+        leases: None,
+        lists: None,
+        logs: vec![],
+        run: Some(run),
+        proof: Some(challenge.clone()),
+    };
+    frozen("hello_run.json", &Topic::Hello(site()), &hello);
+    let prove = SyncRequest::Prove { run, challenge };
+    frozen("sync_prove.json", &Topic::Sync(site()), &prove);
+    let stand_by = SyncRequest::StandBy { run };
+    frozen("sync_stand_by.json", &Topic::Sync(site()), &stand_by);
+    let standing = EdgeStanding {
+        report_key: signer().verifying_key(),
+        standing: Standing::Revoked,
+    };
+    frozen("standing.json", &Topic::Standing(site()), &standing);
 }

@@ -62,6 +62,8 @@ impl World {
             leases: None,
             lists,
             logs: vec![],
+            run: None,
+            proof: None,
         }))
     }
 
@@ -90,7 +92,12 @@ impl World {
         match message {
             Message::Hello(hello) => self.control_plane_hears(&hello),
             Message::Sync(SyncRequest::Lists) => self.wire.push(self.hello(true)),
-            Message::Sync(SyncRequest::Nothing | SyncRequest::Logs { .. }) => {}
+            Message::Sync(
+                SyncRequest::Nothing
+                | SyncRequest::Logs { .. }
+                | SyncRequest::Prove { .. }
+                | SyncRequest::StandBy { .. },
+            ) => {}
             Message::ReportBack(subject, revision) => self.edge_reports.hold(Kind::Report, subject, revision),
             Message::Sync(SyncRequest::Reports { subjects }) => {
                 for subject in subjects {
@@ -260,6 +267,8 @@ fn leases_are_compared_with_those_who_take_them() {
             leases: leases.map(Holdings::list).unwrap_or_default(),
         }),
         logs: vec![],
+        run: None,
+        proof: None,
     };
     assert_eq!(
         answer_hello(&wanted, &none, &hello(None, false)),

@@ -30,6 +30,7 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/join", Nothing),
     // Signed by the key its edge joined with.
     ("POST", "/api/v1/sites/{site}/renew", Nothing),
+    ("GET", "/api/v1/sites/{site}/edges/{report_key}", Nothing),
     ("GET", "/api/v1/auth/oidc/login", Nothing),
     ("GET", "/api/v1/auth/oidc/callback", Nothing),
     ("POST", "/api/v1/auth/oidc/key", Nothing),

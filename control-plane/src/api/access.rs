@@ -98,6 +98,19 @@ pub async fn renew(
     Ok(([(header::CONTENT_TYPE, "application/json")], payload))
 }
 
+/// Says how an edge stands with its site, for one that cannot connect: the answer is a signed envelope.
+#[utoipa::path(get, path = "/api/v1/sites/{site}/edges/{report_key}", tag = "access",
+    params(("site" = String, Path), ("report_key" = String, Path, description = "the key of its reports, base64url")),
+    responses((status = 200, description = "signed envelope that says `current`, `revoked` or `unknown`"),
+        (status = 400), (status = 404)))]
+pub async fn standing(
+    State(app): State<Arc<App>>,
+    Path((site, report_key)): Path<(String, String)>,
+) -> Result<impl IntoResponse, ApiError> {
+    let payload = domain::edges::standing(&app, site, &report_key).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], payload))
+}
+
 /// Says that the process lives and reaches its database.
 #[utoipa::path(get, path = "/healthz", tag = "access", responses((status = 200, description = "ok")))]
 pub async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {

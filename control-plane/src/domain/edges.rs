@@ -6,10 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use slipway_protocol::{
     ids::{Digest, KeyId, SiteId},
-    keys::{Expect, KeyRing, Signer, Stamp},
+    keys::{Expect, KeyError, KeyRing, Signer, Stamp, VerifyingKey},
     seal::{self, Secret},
     site::{
-        JoinAnswer, JoinRequest, JoinToken, ProvenJoinRequest, RenewAnswer, RenewRequest, chunk_key_context,
+        EdgeStanding, JoinAnswer, JoinRequest, JoinToken, ProvenJoinRequest, RenewAnswer, RenewRequest,
+        Standing, chunk_key_context,
     },
     topic::Topic,
 };
@@ -27,7 +28,7 @@ use crate::{
     store::{
         Database, StoreError,
         audit::{self, Change},
-        edge_certificates,
+        edge_certificates, edge_runs,
         events::{self, NewEvent},
         sites::{self, Site},
     },
@@ -235,6 +236,8 @@ fn take_in(
         ));
     }
     let again = edge_certificates::revoke(db, id, now)? > 0;
+    edge_runs::revoke(db, id, now)?;
+    edge_runs::forget(db, id)?;
     edge_certificates::add(db, id, &serial, (now, until))?;
     sites::set_keys(
         db,
@@ -377,6 +380,7 @@ fn take_back(
 ) -> Result<(), ApiError> {
     let id = &site.id;
     let certificates = edge_certificates::revoke(db, id, now)?;
+    edge_runs::revoke(db, id, now)?;
     sites::clear_keys(db, id, now)?;
     sites::use_tokens_of(db, id, now)?;
     let jobs = jobs::end_all_at(db, id, ("edge_revoked", "its site's edge was revoked"), now)?;
@@ -395,6 +399,32 @@ fn take_back(
     )?;
     let change = Change::new("site.revoke", format!("site/{id}"), None, Some(told));
     Ok(audit::done(db, by, now, change)?)
+}
+
+/// How an edge stands with its site, as a signed envelope. Anybody may ask: the keys of reports are no secret, and only who trusts
+/// this control plane believes the answer.
+///
+/// # Errors
+/// When there is no such site or the key is none.
+pub async fn standing(app: &App, id: String, report_key: &str) -> Result<Vec<u8>, ApiError> {
+    let report_key: VerifyingKey = report_key
+        .parse()
+        .map_err(|e: KeyError| ApiError::Bad("report_key", e.to_string()))?;
+    let site = known(app, id).await?;
+    let (site_id, now) = (site.id.clone(), (app.now)());
+    let revoked = app
+        .store
+        .read(move |db| edge_runs::is_revoked(db, &site_id, report_key))
+        .await?;
+    let standing = match site.report_key {
+        Some(current) if current == report_key => Standing::Current,
+        _ if revoked => Standing::Revoked,
+        _ => Standing::Unknown,
+    };
+    let answer = EdgeStanding { report_key, standing };
+    let topic = Topic::Standing(site.id.clone());
+    let stamp = stamp(now.timestamp_millis().cast_unsigned(), now);
+    Ok(app.signing.of_site(&site.id).signer.seal(&topic, stamp, &answer))
 }
 
 fn refused(code: &'static str, detail: &str) -> ApiError {

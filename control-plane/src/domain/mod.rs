@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod addresses;
 pub mod alerts;
 pub mod bmc_passwords;
+pub mod edge_runs;
 pub mod edges;
 pub mod events;
 pub mod faults;

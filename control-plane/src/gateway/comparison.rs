@@ -13,9 +13,10 @@ use slipway_protocol::{
     sync::{Document, Held, Hello, HelloAnswer, Holdings, SyncRequest, answer_hello},
     topic::{Kind, Topic},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Gateway, Refusal};
+use crate::{domain::edge_runs::RunStanding, error::chain};
 
 /// How long a sync request stays good.
 const SYNC_VALIDITY: TimeDelta = TimeDelta::minutes(5);
@@ -27,6 +28,8 @@ pub(super) struct Greeting {
     said_at: DateTime<Utc>,
     /// Whether it is fresh by our clock, too: only then does it say anything about the site as it is now.
     in_time: bool,
+    /// Whether another run of this edge may still live: it is not told yet that it may go on.
+    in_doubt: bool,
 }
 
 /// A hello without what nobody can calculate with: an edge that lists commands of revisions that were never given out is not
@@ -76,7 +79,36 @@ impl Gateway {
             hello: hello.into_body(),
             said_at,
             in_time,
+            in_doubt: false,
         })
+    }
+
+    /// Whether the run that says hello is the one that works at its site; one that is not, or has to prove that it lives, is told
+    /// so, and nothing else.
+    pub(super) async fn may_work(&self, site: &SiteId, greeting: &mut Greeting) -> bool {
+        let Some(run) = greeting.hello.run else {
+            return true;
+        };
+        match self.records.run_heard(site, &greeting.hello).await {
+            Ok(RunStanding::Works { in_doubt }) => {
+                greeting.in_doubt = in_doubt;
+                true
+            }
+            Ok(RunStanding::Prove { challenge }) => {
+                self.ask(site, greeting.said_at, &SyncRequest::Prove { run, challenge });
+                false
+            }
+            Ok(RunStanding::StandsBy) => {
+                warn!(%site, %run, "two boxes have the identity of a site; this one is told to stand by");
+                self.ask(site, greeting.said_at, &SyncRequest::StandBy { run });
+                false
+            }
+            // A store without room to write to keeps no edge from its work.
+            Err(failure) => {
+                error!(%site, error = %chain(&failure), "which run of a site's edge works cannot be kept");
+                true
+            }
+        }
     }
 
     /// Keeps that a site was heard, and what its edge can do.
@@ -95,6 +127,7 @@ impl Gateway {
             hello,
             said_at,
             in_time,
+            in_doubt,
         } = greeting;
         let Some(wanted) = self.library.of_site(&*self.records, site).await? else {
             return Ok(());
@@ -102,7 +135,7 @@ impl Gateway {
         let (hello, unusable) = &usable(hello, latest_revision(self.records.now()));
         match answer_hello(&wanted.holdings(), &self.received(site).await?, hello) {
             HelloAnswer::InSync => {
-                if hello.starting {
+                if hello.starting && !in_doubt {
                     self.ask(site, *said_at, &SyncRequest::Nothing);
                 }
                 if *in_time {

@@ -279,7 +279,10 @@ impl Gateway {
     async fn take(&mut self, topic: &Topic, payload: &Bytes) -> Result<&'static str, Refusal> {
         match topic {
             Topic::Hello(site) => {
-                let hello = self.open_hello(topic, payload).await?;
+                let mut hello = self.open_hello(topic, payload).await?;
+                if !self.may_work(site, &mut hello).await {
+                    return Ok("hello");
+                }
                 // A store without room to write to keeps no edge from being told what it had done and what it is to do.
                 let heard = self.note_heard(site, &hello).await;
                 self.compare(site, &hello).await?;

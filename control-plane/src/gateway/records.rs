@@ -15,14 +15,14 @@ use slipway_protocol::{
     log::{LogHeld, LogTold},
     report::{Failure, MachineSeen, Outcome, Report},
     site::SiteConfig,
-    sync::Held,
+    sync::{Held, Hello},
     topic::Kind,
 };
 
 use super::intake::Opened;
 use crate::{
     app::App,
-    domain::{self, job_logs, sites::config_of},
+    domain::{self, edge_runs::RunStanding, job_logs, sites::config_of},
     error::ApiError,
     store::{
         Database, StoreError, StoreResult, images,
@@ -71,6 +71,10 @@ pub trait Records: Send + Sync {
     async fn received(&self, site: &SiteId) -> Result<Vec<(String, u64)>, ApiError>;
     /// The newest report that is held on a machine, with its revision.
     async fn report(&self, machine: MachineId) -> Result<Option<(u64, Report)>, ApiError>;
+    /// What the run of an edge that says hello is told, should there be two boxes with one identity.
+    async fn run_heard(&self, _site: &SiteId, _hello: &Hello) -> Result<RunStanding, ApiError> {
+        Ok(RunStanding::Works { in_doubt: false })
+    }
     /// A site was heard, or its connection was lost.
     async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError>;
     /// A site saw a machine nobody knows; `false` if the port is a machine's of another site, and nothing was kept.
@@ -182,6 +186,10 @@ impl Records for App {
             .store
             .read(move |db| reports::of_machine(db, machine))
             .await?)
+    }
+
+    async fn run_heard(&self, site: &SiteId, hello: &Hello) -> Result<RunStanding, ApiError> {
+        domain::edge_runs::heard(self, site, hello).await
     }
 
     async fn heard(&self, site: &SiteId, online: bool) -> Result<(), ApiError> {

@@ -10,6 +10,7 @@ mod connection;
 pub mod credentials;
 pub mod discovered;
 pub mod edge_certificates;
+pub mod edge_runs;
 pub mod events;
 pub mod free;
 pub mod hardware_faults;

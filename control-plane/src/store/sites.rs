@@ -352,6 +352,7 @@ pub fn set_presence(
 /// When something does, or the database fails.
 pub fn delete(connection: &mut Database, id: &SiteId) -> StoreResult<bool> {
     diesel::delete(join_tokens::table.filter(join_tokens::site.eq(id.as_str()))).execute(connection)?;
+    super::edge_runs::forget(connection, id)?;
     Ok(diesel::delete(sites::table.find(id.as_str())).execute(connection)? == 1)
 }
 

@@ -77,6 +77,8 @@ impl Edge {
             leases: None,
             lists: None,
             logs: vec![],
+            run: None,
+            proof: None,
         };
         let topic = Topic::Hello(self.identity.site.clone());
         let payload = self.identity.signer().unwrap().seal(&topic, stamp, &body);

@@ -229,6 +229,9 @@ pub(crate) fn start_edge(identity: &Identity, dir: &Path, port: u16, bmcs: Arc<d
         link: Arc::clone(&link),
         on_config: Box::new(|_| {}),
         starting: AtomicBool::new(true),
+        run: slipway_protocol::ids::EdgeRunId(uuid::Uuid::new_v4()),
+        proof: std::sync::Mutex::default(),
+        retirement: slipway_edge::retirement::Retirement::of(tokio_util::sync::CancellationToken::new()),
     };
     tokio::spawn(uplink.run(events, words_receiver, stop.clone()));
     let local = Arc::new(Local::new(context, runner, link, TimeDelta::zero()));

@@ -176,6 +176,8 @@ impl World {
             leases: None,
             lists: None,
             logs,
+            run: None,
+            proof: None,
         };
         self.said.0.lock().unwrap().clear();
         self.arrive(vec![Self::message(at, &Topic::Hello(site(at)), &hello)])

@@ -178,7 +178,20 @@ impl Actor {
         mut inputs: mpsc::Receiver<Input>,
         stop: CancellationToken,
     ) -> Result<(), StoreError> {
-        self.take_up(&mut inputs, &stop).await?;
+        let result = self.work(&mut inputs, &stop).await;
+        // The process may live on: what is under way on a BMC or on the disk must not.
+        for machine in self.machines.values() {
+            machine.abort_all();
+        }
+        result
+    }
+
+    async fn work(
+        &mut self,
+        inputs: &mut mpsc::Receiver<Input>,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        self.take_up(inputs, stop).await?;
         loop {
             let nap = self.until_next_wake();
             tokio::select! {

@@ -84,6 +84,12 @@ impl Machine {
         }
     }
 
+    /// Ends what is under way, wherever it waits.
+    pub(super) fn abort_all(&self) {
+        let live = self.live.values().map(|(_, task)| task);
+        live.chain(&self.log_reading).for_each(AbortHandle::abort);
+    }
+
     /// Writes the report to disk, then says so. A report's revision grows by time, so it also grows for an edge that
     /// lost its disk.
     pub(super) fn save(&mut self, context: &Context, now: DateTime<Utc>) -> Result<(), StoreError> {

@@ -133,6 +133,9 @@ impl Edge {
             link: Arc::clone(&link),
             on_config: Box::new(|_| {}),
             starting: AtomicBool::new(false),
+            run: slipway_protocol::ids::EdgeRunId(uuid::Uuid::new_v4()),
+            proof: std::sync::Mutex::default(),
+            retirement: slipway_edge::retirement::Retirement::of(tokio_util::sync::CancellationToken::new()),
         };
         let (_, words) = mpsc::channel(1);
         tokio::spawn(uplink.run(receiver, words, stop.clone()));

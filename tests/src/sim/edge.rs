@@ -190,6 +190,9 @@ impl Edge {
             starting: AtomicBool::new(true),
             link: Arc::new(Link::down_since((context.now)())),
             on_config: Box::new(move |config| table.set_site(&config.subnets, config.discover)),
+            run: slipway_protocol::ids::EdgeRunId(uuid::Uuid::new_v4()),
+            proof: std::sync::Mutex::default(),
+            retirement: slipway_edge::retirement::Retirement::of(tokio_util::sync::CancellationToken::new()),
         };
         let (link, link_receiver) = mpsc::channel(1024);
         let (local, local_receiver) = mpsc::channel(1024);

@@ -1,7 +1,7 @@
 //! Every message of `tests/fixtures/attacks` against a running edge and a running control plane, over a real Mosquitto: each is
 //! refused with exactly its code, counted, and changes nothing.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use chrono::Utc;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -27,6 +27,27 @@ use super::{
 use crate::common::program;
 
 pub(crate) const SITE: &str = "bj-3";
+
+/// The settings of an edge on a loopback address.
+pub(crate) fn config(dir: &Path, address: Ipv4Addr) -> Config {
+    Config {
+        data_dir: dir.into(),
+        interfaces: vec![Interface {
+            name: "lo".into(),
+            address,
+        }],
+        auto: false,
+        dhcp: false,
+        http_port: 8081,
+        mqtt_port: 8883,
+        mqtt_debug: (address, 1883).into(),
+        setup: None,
+        status: None,
+        cut_off_after: chrono::TimeDelta::seconds(60),
+        liveos: dir.into(),
+        boot_programs: dir.into(),
+    }
+}
 
 /// A whole edge in this process, on a loopback address of its own.
 pub(crate) struct Edge {
@@ -54,23 +75,7 @@ impl Edge {
         let identity = join::join(&token, &[address.into()], dir.path(), Utc::now())
             .await
             .unwrap();
-        let config = Config {
-            data_dir: dir.path().into(),
-            interfaces: vec![Interface {
-                name: "lo".into(),
-                address,
-            }],
-            auto: false,
-            dhcp: false,
-            http_port: 8081,
-            mqtt_port: 8883,
-            mqtt_debug: (address, 1883).into(),
-            setup: None,
-            status: None,
-            cut_off_after: chrono::TimeDelta::seconds(60),
-            liveos: dir.path().into(),
-            boot_programs: dir.path().into(),
-        };
+        let config = config(dir.path(), address);
         // Before the edge opens it: two that make its tables at once lock each other out.
         let store = Store::open(&dir.path().join("edge.db")).unwrap();
         let metrics = PrometheusBuilder::new().install_recorder().unwrap();

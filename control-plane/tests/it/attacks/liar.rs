@@ -117,6 +117,8 @@ fn hello() -> Hello {
         leases: None,
         lists: None,
         logs: Vec::new(),
+        run: None,
+        proof: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! One and the same attacks against both brokers: the embedded one behind its guard, and a Mosquitto with the configuration
 //! that the control plane makes. What is done to who attacks is in the tables; whoever is honest is served all the while.
 
+mod boxes;
 mod fixtures;
 mod liar;
 mod raw;

@@ -126,7 +126,7 @@ pub(crate) struct World {
     pub(crate) honest: Honest,
     pub(crate) neighbour: Identity,
     pub(crate) mosquitto: Option<Mosquitto>,
-    _running: Running,
+    running: Option<Running>,
     _dirs: Vec<TempDir>,
     dir: TempDir,
 }
@@ -159,13 +159,22 @@ impl World {
             honest,
             neighbour,
             mosquitto,
-            _running: running,
+            running: Some(running),
             _dirs: vec![one, two],
             dir,
         };
         world.honest.until_connected().await;
         world.until_answered().await;
         world
+    }
+
+    /// Kills the control plane, as `kill -9` does.
+    pub(crate) async fn kill(&mut self) {
+        drop(self.running.take());
+        // Its port is free once the kernel has seen it end.
+        while tokio::net::TcpStream::connect(self.place.http).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Says hello until it is answered: the control plane itself may be on its way to the broker yet.
@@ -342,6 +351,8 @@ pub(crate) fn hello(identity: &Identity, with_lists: bool) -> Vec<u8> {
             leases: Vec::new(),
         }),
         logs: Vec::new(),
+        run: None,
+        proof: None,
     };
     let topic = Topic::Hello(identity.site.clone());
     identity.signer().unwrap().seal(&topic, stamp, &body)

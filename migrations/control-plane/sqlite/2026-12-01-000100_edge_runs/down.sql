@@ -1,0 +1,2 @@
+DROP TABLE revoked_edges;
+DROP TABLE edge_runs;
