@@ -1,159 +1,240 @@
-//! The embedded broker: rumqttd on a loopback port that only the [guard](crate::guard) knows the password of.
-//!
-//! It must never be reached but through a guard: it has no topic rules, and two of its panics are remote
-//! (ADR 0001). It cannot be stopped: it ends with the process.
+//! The embedded broker: a [router](crate::router) that doors ([guards](crate::guard)) share, and a door on loopback for the program
+//! that runs it, which alone knows its password. The broker asks itself now and then whether a message still comes through, and
+//! starts its own door again if it does not.
 
 use std::{
-    collections::HashMap,
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    time::{Duration, Instant},
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
 };
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rumqttd::{Config, ConnectionSettings, RouterConfig, ServerSettings};
+use rumqttc::mqttbytes::{
+    self, QoS,
+    v4::{Connect, Packet, Publish, Subscribe},
+};
+use slipway_protocol::{ids::Digest, seal::Secret};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
-use crate::MAX_PACKET_BYTES;
+use crate::{
+    MAX_PACKET_BYTES,
+    acl::Acl,
+    guard::{Admission, Admitted, Applicant, Budget, Guard},
+    router::{Room, Router},
+};
 
-/// The embedded broker did not come up.
+/// Connections at once at the own door.
+const OWN_CONNECTIONS: usize = 16;
+/// How often the broker asks itself.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How long a message may take to come through.
+const CHECK_LIMIT: Duration = Duration::from_secs(3);
+/// After how many failed checks it starts its door again.
+const CHECKS: u32 = 3;
+
+/// The embedded broker does not work.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// No free loopback port, or no password.
+    /// No loopback port, or no password.
     #[error("cannot prepare the embedded broker: {0}")]
     Prepare(String),
-    /// It does not answer on its port.
-    #[error("the embedded broker did not start on {0}; the log says why")]
-    Start(SocketAddr),
+    /// A message did not come through.
+    #[error("the embedded broker does not pass a message on: {0}")]
+    Silent(String),
 }
 
-/// A running embedded broker, as its guard sees it. Has no `Debug`: it holds a password.
+/// A running embedded broker, as doors and its own clients see it. Has no `Debug`: it holds a password.
 #[derive(Clone)]
 pub struct Backend {
-    /// Where it listens, on loopback.
+    /// Where it listens for its own program, on loopback.
     pub address: SocketAddr,
-    /// User name and password of this process's guard.
+    /// User name and password of its own program.
     pub login: (String, String),
+    /// Who hears what.
+    pub router: Router,
 }
 
-/// How many connections the broker itself would take. Far above any guard's limit, since reaching it kills rumqttd.
-const MAX_CONNECTIONS: usize = 20_000;
-/// How long the broker may take to answer.
-const START_LIMIT: Duration = Duration::from_secs(10);
+/// The broker's own task.
+pub struct Broker {
+    backend: Backend,
+    listener: std::net::TcpListener,
+}
 
-/// How often another port is tried.
-const TRIES: u32 = 5;
-
-/// Starts the broker in threads of its own.
+/// Prepares the broker; nothing is served until its task [runs](Broker::run).
 ///
 /// # Errors
-/// When it cannot be started.
-pub fn start() -> Result<Backend, BrokerError> {
-    start_on_one_of(free_port)
-}
-
-/// rumqttd binds its port itself, so a port that was free may be another's by then: a hundred edges on one host meet that.
-/// Then the next one is tried.
-fn start_on_one_of(mut ports: impl FnMut() -> std::io::Result<SocketAddr>) -> Result<Backend, BrokerError> {
-    let mut tries = 0;
-    loop {
-        let address = ports().map_err(|e| BrokerError::Prepare(e.to_string()))?;
-        tries += 1;
-        match start_on(address) {
-            Err(BrokerError::Start(_)) if tries < TRIES => {
-                tracing::warn!(%address, "the embedded broker's port is taken; trying another");
-            }
-            other => return other,
-        }
-    }
-}
-
-fn start_on(address: SocketAddr) -> Result<Backend, BrokerError> {
-    let prepare = |e: &dyn std::fmt::Display| BrokerError::Prepare(e.to_string());
+/// When there is no loopback port or no random password.
+pub fn prepare() -> Result<(Backend, Broker), BrokerError> {
+    let refused = |e: &dyn std::fmt::Display| BrokerError::Prepare(e.to_string());
     let mut password = [0_u8; 24];
     SystemRandom::new()
         .fill(&mut password)
-        .map_err(|_| prepare(&"no random bytes"))?;
+        .map_err(|_| refused(&"no random bytes"))?;
     let password: String = password.iter().map(|byte| format!("{byte:02x}")).collect();
-    let login = ("guard".to_owned(), password);
-    let mut broker = rumqttd::Broker::new(config(address, &login));
-    let thread = std::thread::Builder::new()
-        .name("mqtt-broker".to_owned())
-        .spawn(move || {
-            if let Err(error) = broker.start() {
-                tracing::error!(%error, "the embedded broker ended; restart this process");
-            }
-        })
-        .map_err(|e| prepare(&e))?;
-    let backend = Backend { address, login };
-    let limit = Instant::now() + START_LIMIT;
-    while Instant::now() < limit && !thread.is_finished() {
-        if lets_in(&backend).unwrap_or(false) {
-            return Ok(backend);
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| refused(&e))?;
+    listener.set_nonblocking(true).map_err(|e| refused(&e))?;
+    let backend = Backend {
+        address: listener.local_addr().map_err(|e| refused(&e))?,
+        login: ("own".to_owned(), password),
+        router: Router::default(),
+    };
+    let broker = Broker {
+        backend: backend.clone(),
+        listener,
+    };
+    Ok((backend, broker))
+}
+
+/// The same with its task started, for tests and tools; it ends with the process.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn start() -> Result<Backend, BrokerError> {
+    let (backend, broker) = prepare()?;
+    tokio::spawn(broker.run(CancellationToken::new()));
+    Ok(backend)
+}
+
+/// The program that runs the broker, by its password.
+struct Own(String, String);
+
+impl Admission for Own {
+    fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
+        let (user, password) = applicant.login.as_ref().ok_or("no user name and password")?;
+        // Digests, so that the time taken says nothing of the password.
+        let digest = |text: &str| Digest::of(text.as_bytes());
+        if *user != self.0 || digest(password.reveal()) != digest(&self.1) {
+            return Err("not the program that runs this broker".to_owned());
         }
-        std::thread::sleep(Duration::from_millis(10));
+        Ok(Admitted {
+            room: Room::Own,
+            budget: Budget::OWN,
+            ..Admitted::from(Acl {
+                publish: vec!["#".to_owned()],
+                subscribe: vec!["#".to_owned()],
+            })
+        })
     }
-    Err(BrokerError::Start(address))
 }
 
-fn free_port() -> std::io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
-}
-
-/// Whether our broker answers there, and not somebody else's server: only ours takes this password.
-fn lets_in(backend: &Backend) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect(backend.address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let (user, password) = (&backend.login.0, &backend.login.1);
-    // MQTT 3.1.1 section 3.1: name, level 4, user name and password and clean session, keep-alive 10 s
-    let mut body = b"\x00\x04MQTT\x04\xc2\x00\x0a".to_vec();
-    for text in ["start", user, password] {
-        body.extend(u16::try_from(text.len()).unwrap_or_default().to_be_bytes());
-        body.extend(text.as_bytes());
+impl Broker {
+    /// Serves the own door, and watches it, until `stop`.
+    ///
+    /// # Errors
+    /// When the door cannot be opened again.
+    pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
+        let Self { backend, listener } = self;
+        let mut failed = 0;
+        loop {
+            let door = stop.child_token();
+            let own = Guard {
+                listener: TcpListener::from_std(listener.try_clone()?)?,
+                tls: None,
+                admission: Arc::new(Own(backend.login.0.clone(), backend.login.1.clone())),
+                backend: backend.clone(),
+                max_connections: OWN_CONNECTIONS,
+            };
+            let mut serving = tokio::spawn(own.run(door.clone()));
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    ended = &mut serving => {
+                        error!(?ended, "the embedded broker's own door ended; opening it again");
+                        break;
+                    }
+                    () = tokio::time::sleep(CHECK_EVERY) => {}
+                }
+                match backend.check().await {
+                    Ok(()) => failed = 0,
+                    Err(error) => {
+                        failed += 1;
+                        error!(%error, failed, "the embedded broker does not answer itself");
+                    }
+                }
+                if failed >= CHECKS {
+                    break;
+                }
+            }
+            failed = 0;
+            door.cancel();
+            serving.abort();
+            backend.router.clear();
+            info!("the embedded broker starts again; its clients connect again by themselves");
+        }
     }
-    let mut packet = vec![0x10, u8::try_from(body.len()).unwrap_or_default()];
-    packet.extend(body);
-    stream.write_all(&packet)?;
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer)?;
-    // DISCONNECT; whether it arrives does not matter
-    let _ = stream.write_all(&[0xe0, 0x00]);
-    Ok(answer == [0x20, 0x02, 0x00, 0x00])
 }
 
-fn config(listen: SocketAddr, (user, password): &(String, String)) -> Config {
-    let connections = ConnectionSettings {
-        connection_timeout_ms: 10_000,
-        max_payload_size: MAX_PACKET_BYTES,
-        max_inflight_count: 500,
-        auth: Some(HashMap::from([(user.clone(), password.clone())])),
-        external_auth: None,
-        dynamic_filters: true,
-    };
-    let server = ServerSettings {
-        name: "loopback".to_owned(),
-        listen,
-        tls: None,
-        next_connection_delay_ms: 0,
-        connections,
-    };
-    Config {
-        id: 0,
-        router: RouterConfig {
-            max_connections: MAX_CONNECTIONS,
-            max_outgoing_packet_count: 200,
-            // The ring holds what a slow reader has not read yet; it is lossy by design and bounded in memory.
-            max_segment_size: 2 * 1024 * 1024,
-            max_segment_count: 8,
-            ..RouterConfig::default()
-        },
-        v4: Some(HashMap::from([("loopback".to_owned(), server)])),
-        v5: None,
-        ws: None,
-        cluster: None,
-        console: None,
-        bridge: None,
-        prometheus: None,
-        metrics: None,
+impl Backend {
+    /// What a client of the own program logs in with.
+    #[must_use]
+    pub fn credentials(&self) -> (String, Secret) {
+        (self.login.0.clone(), Secret::new(self.login.1.clone()))
+    }
+
+    /// Sends a message through the broker to itself, by the own door, as any client does.
+    ///
+    /// # Errors
+    /// When it does not come back in time.
+    pub async fn check(&self) -> Result<(), BrokerError> {
+        match tokio::time::timeout(CHECK_LIMIT, self.round_trip()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(BrokerError::Silent(error.to_string())),
+            Err(_) => Err(BrokerError::Silent(format!(
+                "nothing came back within {} s",
+                CHECK_LIMIT.as_secs()
+            ))),
+        }
+    }
+
+    async fn round_trip(&self) -> Result<(), CheckError> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let id = format!("check-{:016x}", rand::random::<u64>());
+        let topic = format!("slipway/check/{id}");
+        let mut connect = Connect::new(id);
+        connect.set_credentials(self.login.0.clone(), self.login.1.clone());
+        let mut subscribe = Subscribe::new(topic.clone(), QoS::AtMostOnce);
+        subscribe.pkid = 1;
+        let mut buffer = bytes::BytesMut::new();
+        send(&mut stream, &Packet::Connect(connect)).await?;
+        while !matches!(receive(&mut stream, &mut buffer).await?, Packet::ConnAck(_)) {}
+        send(&mut stream, &Packet::Subscribe(subscribe)).await?;
+        while !matches!(receive(&mut stream, &mut buffer).await?, Packet::SubAck(_)) {}
+        let publish = Publish::new(topic, QoS::AtMostOnce, b"check".to_vec());
+        send(&mut stream, &Packet::Publish(publish)).await?;
+        while !matches!(receive(&mut stream, &mut buffer).await?, Packet::Publish(_)) {}
+        send(&mut stream, &Packet::Disconnect).await
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Packet(#[from] mqttbytes::Error),
+}
+
+async fn send(stream: &mut TcpStream, packet: &Packet) -> Result<(), CheckError> {
+    let mut out = bytes::BytesMut::new();
+    packet.write(&mut out, MAX_PACKET_BYTES)?;
+    Ok(stream.write_all(&out).await?)
+}
+
+async fn receive(stream: &mut TcpStream, buffer: &mut bytes::BytesMut) -> Result<Packet, CheckError> {
+    loop {
+        match Packet::read(buffer, MAX_PACKET_BYTES) {
+            Ok(packet) => return Ok(packet),
+            Err(mqttbytes::Error::InsufficientBytes(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
     }
 }
 
@@ -161,25 +242,19 @@ fn config(listen: SocketAddr, (user, password): &(String, String)) -> Config {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_port_that_was_taken_meanwhile_is_left_for_another() {
-        let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let taken = stranger.local_addr().unwrap();
-        let mut asked = 0;
-        let backend = start_on_one_of(|| {
-            asked += 1;
-            if asked == 1 { Ok(taken) } else { free_port() }
-        })
-        .unwrap();
-        assert_ne!(backend.address, taken);
-        assert!(lets_in(&backend).unwrap());
+    #[tokio::test]
+    async fn the_own_door_takes_its_own_program_alone_and_a_check_goes_through() {
+        let (backend, broker) = prepare().unwrap();
+        assert!(backend.check().await.is_err(), "nothing is served yet");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(broker.run(stop.clone()));
+        backend.check().await.unwrap();
         let wrong = Backend {
-            login: ("guard".to_owned(), "wrong".to_owned()),
-            ..backend
+            login: ("own".to_owned(), "wrong".to_owned()),
+            ..backend.clone()
         };
-        assert!(
-            !lets_in(&wrong).unwrap_or(false),
-            "it is told from a broker of others"
-        );
+        assert!(wrong.check().await.is_err());
+        stop.cancel();
+        running.await.unwrap().unwrap();
     }
 }

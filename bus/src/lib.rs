@@ -13,6 +13,8 @@ pub mod client;
 pub mod guard;
 #[cfg(feature = "broker")]
 pub mod log;
+#[cfg(feature = "broker")]
+pub mod router;
 pub mod tls;
 
 pub use client::{Client, Event, Options, Publish, PublishError};

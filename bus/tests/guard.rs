@@ -77,6 +77,7 @@ impl Sites {
 struct World {
     address: SocketAddr,
     sites: Arc<Sites>,
+    backend: Backend,
     ca: String,
     issuer: CertifiedIssuer<'static, KeyPair>,
     stop: CancellationToken,
@@ -96,6 +97,7 @@ async fn open_door(backend: Backend, with_tls: bool, max_connections: usize) -> 
     let world = World {
         address: listener.local_addr().unwrap(),
         sites: Arc::default(),
+        backend: backend.clone(),
         ca: ca.clone(),
         issuer,
         stop: CancellationToken::new(),
@@ -313,15 +315,43 @@ async fn odd_client_ids_and_the_connection_limit_kill_nothing() {
         }
     }
     let mut crowd = Vec::new();
-    for _ in 0..30 {
+    for n in 0..30 {
         let mut tcp = TcpStream::connect(world.address).await.unwrap();
         // Beyond the limit the guard closes at once, so the write may fail; that is the point.
-        let _ = tcp.write_all(&connect_packet("same-id", None)).await;
+        let _ = tcp.write_all(&connect_packet(&format!("crowd-{n}"), None)).await;
         crowd.push(tcp);
+        // One of the same name puts the one before out, and takes no more places.
+        let mut same = TcpStream::connect(world.address).await.unwrap();
+        let _ = same.write_all(&connect_packet("same-id", None)).await;
+        crowd.push(same);
     }
     world.sites.wait_for_refusal("connections").await;
     drop(crowd);
     let (_client, mut events) = world.client(None, "bj-1", "slipway/v1/bj-1/cmd/#");
+    while next(&mut events).await != Event::Connected {}
+}
+
+/// Whoever says nothing takes only so many places, and others come in.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_of_one_address_leave_room_for_others() {
+    let world = open_door(broker::start().unwrap(), false, 1000).await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(world.address).await.unwrap());
+    }
+    world.sites.wait_for_refusal("connections").await;
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut tcp = elsewhere.connect(world.address).await.unwrap();
+    tcp.write_all(&connect_packet("bj-1", None)).await.unwrap();
+    let mut welcome = [0; 4];
+    timeout(LIMIT, tcp.read_exact(&mut welcome))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(welcome, [0x20, 2, 0, 0]);
+    drop(silent);
+    let (_client, mut events) = world.client(None, "bj-2", "slipway/v1/bj-2/cmd/#");
     while next(&mut events).await != Event::Connected {}
 }
 
@@ -467,4 +497,265 @@ async fn the_client_works_with_mosquitto_and_survives_its_kill() {
     assert_eq!(until_message(&mut events).await.1, b"two");
     mosquitto.kill().unwrap();
     mosquitto.wait().unwrap();
+}
+
+/// A filter in a packet: its length and its bytes.
+fn text(text: &str) -> Vec<u8> {
+    [
+        &u16::try_from(text.len()).unwrap().to_be_bytes()[..],
+        text.as_bytes(),
+    ]
+    .concat()
+}
+
+fn subscribe_packet(filters: &[&str], qos: u8) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    for filter in filters {
+        body.extend(text(filter));
+        body.push(qos);
+    }
+    long_packet(0x82, &body)
+}
+
+/// A packet of any length (MQTT 3.1.1, 2.2.3).
+fn long_packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut packet = vec![first];
+    let mut left = body.len();
+    loop {
+        let byte = u8::try_from(left % 128).unwrap();
+        left /= 128;
+        packet.push(if left > 0 { byte | 0x80 } else { byte });
+        if left == 0 {
+            break;
+        }
+    }
+    packet.extend(body);
+    packet
+}
+
+/// Whether an honest site is served: what it says comes back to it.
+async fn is_served(world: &World, site: &str) -> bool {
+    let (client, mut events) = world.client(None, site, &format!("slipway/v1/{site}/evt/#"));
+    while next(&mut events).await != Event::Connected {}
+    let topic = format!("slipway/v1/{site}/evt/x");
+    client.publish(&topic, b"served".to_vec()).unwrap();
+    until_message(&mut events).await.1 == b"served"
+}
+
+/// One such SUBSCRIBE ended the former broker for good where debug assertions are on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_is_also_shared_ends_nothing() {
+    let world = open_door(broker::start().unwrap(), false, 100).await;
+    let own = "slipway/v1/bj-1/cmd/#";
+    for filters in [
+        vec![own, "$share/g/slipway/v1/bj-1/cmd/#"],
+        vec!["$share/g/slipway/v1/bj-1/cmd/#", own],
+        vec!["$share/g/slipway/v1/bj-1/cmd/#"],
+        vec!["$share//slipway/v1/bj-1/cmd/#"],
+        vec!["$share/g"],
+    ] {
+        world.sites.refusals.lock().unwrap().clear();
+        let heard = attack(world.address, "bj-1", &subscribe_packet(&filters, 1)).await;
+        assert!(heard.is_empty(), "{filters:?}: {heard:?}");
+        world.sites.wait_for_refusal("subscribe").await;
+        assert!(is_served(&world, "bj-2").await, "{filters:?}");
+    }
+}
+
+/// A reader that stalled while its client id was taken over ended the former broker for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_reader_that_is_taken_over_ends_nothing() {
+    let world = open_door(broker::start().unwrap(), false, 100).await;
+    let (speaker, mut events) = world.client(None, "bj-1", "slipway/v1/bj-1/cmd/#");
+    while next(&mut events).await != Event::Connected {}
+    for _ in 0..4 {
+        let mut stalled = TcpStream::connect(world.address).await.unwrap();
+        stalled
+            .write_all(
+                &[
+                    connect_packet("bj-3", None),
+                    subscribe_packet(&["slipway/v1/bj-3/evt/#"], 1),
+                ]
+                .concat(),
+            )
+            .await
+            .unwrap();
+        // It speaks to itself and never reads, until its socket takes no more.
+        let payload = vec![7; 100_000];
+        let message = long_packet(0x30, &[text("slipway/v1/bj-3/evt/x"), payload].concat());
+        for _ in 0..200 {
+            let written = timeout(Duration::from_millis(200), stalled.write_all(&message)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                break;
+            }
+        }
+        assert!(is_served(&world, "bj-3").await, "who takes the id over is served");
+        assert!(is_served(&world, "bj-2").await, "and so are others");
+        drop(stalled);
+    }
+    speaker.publish("slipway/v1/bj-1/evt/x", Vec::new()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_may_send_is_bounded() {
+    let world = open_door(broker::start().unwrap(), false, 100).await;
+    let own = |n: usize| format!("slipway/v1/bj-1/cmd/{n}");
+    let many: Vec<String> = (0..5).map(own).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let long = format!("slipway/v1/bj-1/cmd/{}", "x".repeat(600));
+    let twice = [subscribe_packet(&many[..3], 0), subscribe_packet(&many[3..], 0)].concat();
+    let topic = text("slipway/v1/bj-1/evt/x");
+    let at_most_twice = packet(0x34, &[&topic[..], &[0, 1], b"x"].concat());
+    for (what, attack_with, why) in [
+        ("subscribe", subscribe_packet(&many, 0), "five filters at once"),
+        ("subscribe", twice, "five filters one after the other"),
+        ("packet", subscribe_packet(&[&long], 0), "a long filter"),
+        (
+            "subscribe",
+            subscribe_packet(&["slipway/v1/bj-1/cmd/#/x"], 0),
+            "no filter at all",
+        ),
+        ("packet", at_most_twice, "QoS 2"),
+        ("packet", packet(0x62, &[0, 1]), "an acknowledgement of QoS 2"),
+    ] {
+        world.sites.refusals.lock().unwrap().clear();
+        attack(world.address, "bj-1", &attack_with).await;
+        world.sites.wait_for_refusal(what).await;
+        assert!(is_served(&world, "bj-2").await, "{why}");
+    }
+    // A CONNECT of three kilobytes is no client's of ours.
+    let body = [text("MQTT"), vec![4, 2, 0, 30], text(&"x".repeat(3000))].concat();
+    world.sites.refusals.lock().unwrap().clear();
+    say(world.address, &long_packet(0x10, &body)).await;
+    world.sites.wait_for_refusal("connect").await;
+}
+
+/// Third-party clients: Mosquitto's tools at the embedded broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn mosquittos_tools_publish_and_hear_at_each_quality() {
+    let world = open_door(broker::start().unwrap(), false, 100).await;
+    let port = world.address.port().to_string();
+    for (published, subscribed) in [("0", "0"), ("1", "0"), ("0", "1"), ("1", "1"), ("1", "2")] {
+        let reader = tokio::process::Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-i", "bj-1", "-q", subscribed])
+            .args(["-t", "slipway/v1/bj-1/evt/#", "-C", "1", "-W", "30"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("Mosquitto's tools are installed (Debian package mosquitto-clients)");
+        let reading = tokio::spawn(reader.wait_with_output());
+        // It says so again until the reader has subscribed.
+        while !reading.is_finished() {
+            let said = tokio::process::Command::new("mosquitto_pub")
+                .args([
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    &port,
+                    "-i",
+                    "bj-1-writer",
+                    "-q",
+                    published,
+                ])
+                .args(["-t", "slipway/v1/bj-1-writer/evt/x", "-m", "to nobody"])
+                .status()
+                .await
+                .unwrap();
+            assert!(said.success(), "{published}");
+            world.backend.router.publish(
+                "slipway/v1/bj-1/evt/x",
+                bytes::Bytes::from_static(b"hello"),
+                slipway_bus::router::Delivery::AtLeastOnce,
+            );
+        }
+        let heard = reading.await.unwrap().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&heard.stdout),
+            "hello\n",
+            "{published} {subscribed}"
+        );
+    }
+}
+
+/// Seconds to fuzz for, from the environment; a short run without.
+fn fuzz_rounds() -> (u64, Option<std::time::Instant>) {
+    let seconds = std::env::var("SLIPWAY_FUZZ_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let until = seconds.map(|seconds| std::time::Instant::now() + Duration::from_secs(seconds));
+    (if until.is_some() { u64::MAX } else { 300 }, until)
+}
+
+fn rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Packets of every kind, mutated, from one client after the other: none of them ends anything, and memory stays flat.
+#[tokio::test(flavor = "multi_thread")]
+async fn mutated_packets_end_nothing() {
+    use rand::{Rng as _, SeedableRng as _};
+    let world = open_door(broker::start().unwrap(), false, 100).await;
+    let mut dice = rand::rngs::StdRng::seed_from_u64(14);
+    let topic = text("slipway/v1/bj-1/evt/x");
+    let models = [
+        connect_packet("bj-1", None),
+        connect_packet("bj-1", Some("slipway/v1/bj-1/evt/presence")),
+        subscribe_packet(&["slipway/v1/bj-1/cmd/#"], 1),
+        packet(0x30, &[&topic[..], b"x"].concat()),
+        packet(0x32, &[&topic[..], &[0, 1], b"x"].concat()),
+        packet(0xa2, &[&[0, 7][..], &topic].concat()),
+        packet(0x40, &[0, 1]),
+        packet(0xc0, &[]),
+        packet(0xe0, &[]),
+    ];
+    let (rounds, until) = fuzz_rounds();
+    let (mut sent, mut settled) = (0_u64, 0);
+    for round in 0..rounds {
+        if until.is_some_and(|until| std::time::Instant::now() > until) {
+            break;
+        }
+        let mut bytes = if dice.random_bool(0.8) {
+            connect_packet("bj-1", None)
+        } else {
+            Vec::new()
+        };
+        for _ in 0..dice.random_range(1..40) {
+            let mut one = models[dice.random_range(0..models.len())].clone();
+            for _ in 0..dice.random_range(0..4) {
+                let at = dice.random_range(0..one.len());
+                match dice.random_range(0..4) {
+                    0 => one[at] = dice.random(),
+                    1 => one.truncate(at.max(1)),
+                    2 => one.insert(at, dice.random()),
+                    _ => one[at] ^= 1 << dice.random_range(0..8),
+                }
+            }
+            bytes.extend(one);
+            sent += 1;
+        }
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        let _ = tcp.write_all(&bytes).await;
+        let _ = tcp.shutdown().await;
+        until_closed(tcp).await;
+        if round == 100 {
+            settled = rss_kib();
+        }
+    }
+    assert!(is_served(&world, "bj-2").await);
+    let panics = world
+        .sites
+        .refusals
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|(what, _)| *what == "panic")
+        .count();
+    assert_eq!(panics, 0);
+    println!("MQTT guard: {sent} packets, {} KiB", rss_kib());
+    assert!(
+        rss_kib() < settled + 64 * 1024,
+        "memory grew from {settled} to {} KiB",
+        rss_kib()
+    );
 }

@@ -1,9 +1,13 @@
 //! The handles every part of the control plane shares. No behaviour beyond making them.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use metrics_exporter_prometheus::PrometheusHandle;
+use slipway_bus::broker::Backend;
 use slipway_protocol::keys::Signer;
 use tokio::sync::{Notify, broadcast};
 
@@ -11,7 +15,7 @@ use crate::{
     access::{oidc::provider::Provider, throttle::Throttle},
     chunks::Chunks,
     config::Config,
-    domain::events::Feed,
+    domain::{events::Feed, image_chunks::SweepQueue},
     gateway::Admitted,
     notify::{egress::Private, post::Poster},
     pki::{self, Authority, PkiError},
@@ -40,12 +44,16 @@ pub struct App {
     pub now: fn() -> DateTime<Utc>,
     /// Wakes the scheduler.
     pub work: Notify,
+    /// Wakes the sweep of chunks.
+    pub sweep: SweepQueue,
     /// Wakes the gateway for one site: something it should hold was committed.
     pub sites: broadcast::Sender<String>,
     /// Wakes those who wait for a job's next report.
     pub reports: broadcast::Sender<String>,
     /// Which edges' certificates are good, for the embedded broker's door.
     pub edges: Admitted,
+    /// The embedded broker, if this process runs one.
+    pub broker: OnceLock<Backend>,
     /// Slows log-ins down, by address, and new passwords, by user.
     pub logins: Throttle,
     /// Slows callers down who prove nothing, by address.
@@ -88,9 +96,11 @@ impl App {
             store,
             now: clock,
             work: Notify::new(),
+            sweep: SweepQueue::default(),
             sites: broadcast::channel(1024).0,
             reports: broadcast::channel(1024).0,
             edges: Admitted::default(),
+            broker: OnceLock::new(),
             logins: Throttle::new(10, 0.1),
             strangers: Throttle::new(600, 10.0),
             noted_strangers: Throttle::new(100, 0.1),

@@ -12,6 +12,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod gateway;
+pub mod image_content;
 pub mod metrics;
 pub mod notify;
 pub mod pki;

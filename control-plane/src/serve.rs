@@ -1,10 +1,12 @@
 //! One running control plane: store, keys, broker, gateway, scheduler, API.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use slipway_bus::{Client, Event};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -19,6 +21,9 @@ use crate::{
     store::Store,
     telemetry::Tracer,
 };
+
+/// How long the parts may take to end once they are to: a request under way is answered.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the control plane until `stop`. `announce` is given the set-up link, once, if nobody has a token yet.
 ///
@@ -50,16 +55,9 @@ pub async fn run(
     let app = App::new(config, store.with_tracer(tracer), metrics)?;
     domain::signing_keys::load(&app).await?;
     let exporter = exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone())));
-    let (client, events) = gateway::connect(&app, &stop).await?;
-    let records: Arc<dyn gateway::records::Records> = Arc::clone(&app) as _;
-    let gateway = Gateway::new(records, Arc::new(client), app.sites.subscribe());
-    let gateway = tokio::spawn(gateway.run(events, stop.clone()));
-    let scheduler = tokio::spawn(scheduler::run(Arc::clone(&app), stop.clone()));
-    let events_task = tokio::spawn(domain::events::run(Arc::clone(&app), stop.clone()));
-    let keys = tokio::spawn(domain::signing_keys::run(Arc::clone(&app), stop.clone()));
-    let webhooks = tokio::spawn(notify::webhooks::run(Arc::clone(&app), stop.clone()));
-    let alerts = tokio::spawn(notify::alerts::run(Arc::clone(&app), stop.clone()));
-    let mails = tokio::spawn(send_mails(Arc::clone(&app), mailer, stop.clone()));
+    let mut tasks = JoinSet::new();
+    let (client, events) = gateway::connect(&app, &mut tasks, &stop).await?;
+    start_tasks(&app, client, events, mailer, &mut tasks, &stop);
     if let Some(token) = auth::prepare_setup(&app).await? {
         announce(&format!(
             "{}/setup#token={}",
@@ -72,21 +70,61 @@ pub async fn run(
         .0
         .into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
-    tokio::select! {
-        result = server => result?,
-        ended = gateway => ended.context("the gateway failed")?,
-        ended = events_task => ended.context("the event stream failed")?,
-        ended = keys => ended.context("the look at signing keys failed")?,
-        ended = webhooks => ended.context("the delivery of webhooks failed")?,
-        ended = alerts => ended.context("the look at alert rules failed")?,
-        ended = mails => ended.context("the sending of mails failed")?,
-        ended = scheduler => ended.context("the scheduler failed")?,
-    }
-    if let Some(exporter) = exporter.filter(|_| stop.is_cancelled()) {
+    tasks.spawn(async { Ok(server.await?) });
+    let ended = until_one_ends(tasks, &stop).await;
+    if let Some(exporter) = exporter.filter(|_| ended.is_ok()) {
         exporter.await?;
     }
-    anyhow::ensure!(stop.is_cancelled(), "a part of the control plane ended by itself");
-    Ok(())
+    ended
+}
+
+/// Starts the parts that are not servers.
+fn start_tasks(
+    app: &Arc<App>,
+    client: Client,
+    events: mpsc::Receiver<Event>,
+    mailer: Option<Mailer>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) {
+    let records: Arc<dyn gateway::records::Records> = Arc::clone(app) as _;
+    let gateway = Gateway::new(records, Arc::new(client), app.sites.subscribe());
+    let parts: [futures::future::BoxFuture<'static, ()>; 8] = [
+        Box::pin(gateway.run(events, stop.clone())),
+        Box::pin(scheduler::run(Arc::clone(app), stop.clone())),
+        Box::pin(domain::events::run(Arc::clone(app), stop.clone())),
+        Box::pin(domain::signing_keys::run(Arc::clone(app), stop.clone())),
+        Box::pin(domain::image_chunks::run(Arc::clone(app), stop.clone())),
+        Box::pin(notify::webhooks::run(Arc::clone(app), stop.clone())),
+        Box::pin(notify::alerts::run(Arc::clone(app), stop.clone())),
+        Box::pin(send_mails(Arc::clone(app), mailer, stop.clone())),
+    ];
+    for part in parts {
+        tasks.spawn(part.map(Ok));
+    }
+}
+
+/// Waits for `stop`, or for a part to end, which is a failure of the whole; then gives all parts a moment to end.
+async fn until_one_ends(
+    mut tasks: JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let first = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = tasks.join_next() => ended,
+    };
+    let asked = stop.is_cancelled();
+    stop.cancel();
+    let drain = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drain).await.is_err() {
+        info!("some parts did not end in time; ending without them");
+    }
+    match first {
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(panic)) => Err(panic.into()),
+        Some(Ok(Ok(()))) if !asked => anyhow::bail!("a part of the control plane ended by itself"),
+        _ => Ok(()),
+    }
 }
 
 /// Sends mails until `stop`, if there is a server for them.

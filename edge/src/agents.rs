@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
@@ -19,7 +20,7 @@ use slipway_protocol::{
     seal::Secret,
     topic::{self, Topic},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -45,7 +46,7 @@ fn judge(
     site: &SiteId,
     boot: impl FnOnce(MachineId) -> Option<Boot>,
     applicant: &Applicant,
-) -> Result<Acl, String> {
+) -> Result<(MachineId, Acl), String> {
     let (user, password) = applicant.login.as_ref().ok_or("no user name and password")?;
     let machine: MachineId = user
         .parse()
@@ -57,16 +58,23 @@ fn judge(
     if applicant.client_id != format!("agent-{machine}") {
         return Err("the client id is not the machine's".to_owned());
     }
-    Ok(Acl {
+    let acl = Acl {
         publish: vec![format!("{}#", topic::agent_events_prefix(site, machine))],
         subscribe: vec![topic::agent_commands(site, machine)],
-    })
+    };
+    Ok((machine, acl))
 }
 
 impl Admission for AgentAdmission {
     fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
-        let boot = |machine| self.context.boots.get(machine);
-        judge(&self.context.site, boot, applicant).map(Into::into)
+        let boots = &self.context.boots;
+        let (machine, acl) = judge(&self.context.site, |machine| boots.get(machine), applicant)?;
+        let (leave, connected) = boots.agent_enters(machine);
+        Ok(Admitted {
+            leave,
+            connected: Some(connected),
+            ..Admitted::from(acl)
+        })
     }
 
     fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
@@ -104,8 +112,14 @@ pub struct Doors {
     pub tls: Arc<rustls::ServerConfig>,
 }
 
-/// Opens both doors; the tasks end with `stop`.
-pub fn open_doors(doors: Doors, backend: &Backend, admission: AgentAdmission, stop: &CancellationToken) {
+/// Opens both doors; their tasks go into `tasks` and end with `stop`.
+pub fn open_doors(
+    doors: Doors,
+    backend: &Backend,
+    admission: AgentAdmission,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) {
     let admission: Arc<dyn Admission> = Arc::new(admission);
     for listener in doors.agents {
         let agents = Guard {
@@ -115,7 +129,7 @@ pub fn open_doors(doors: Doors, backend: &Backend, admission: AgentAdmission, st
             backend: backend.clone(),
             max_connections: MAX_AGENTS,
         };
-        tokio::spawn(agents.run(stop.clone()));
+        tasks.spawn(agents.run(stop.clone()).map(Ok));
     }
     let people = Guard {
         listener: doors.people,
@@ -124,7 +138,7 @@ pub fn open_doors(doors: Doors, backend: &Backend, admission: AgentAdmission, st
         backend: backend.clone(),
         max_connections: 100,
     };
-    tokio::spawn(people.run(stop.clone()));
+    tasks.spawn(people.run(stop.clone()).map(Ok));
 }
 
 /// This edge's own connection to its broker.
@@ -135,7 +149,7 @@ pub fn connect(site: &SiteId, backend: &Backend, stop: CancellationToken) -> (Cl
         host: backend.address.ip().to_string(),
         port: backend.address.port(),
         tls: None,
-        credentials: Some((backend.login.0.clone(), Secret::new(backend.login.1.clone()))),
+        credentials: Some(backend.credentials()),
         subscriptions: vec![topic::all_agent_events(site)],
         will: None,
     };
@@ -247,7 +261,8 @@ mod tests {
             login: login.map(|(machine, password)| (machine.to_string(), password)),
         };
         let (own_id, their_id) = (format!("agent-{ours}"), format!("agent-{theirs}"));
-        let acl = judge(&site, boot, &asks(own_id.clone(), Some((ours, password(ours))))).unwrap();
+        let (machine, acl) = judge(&site, boot, &asks(own_id.clone(), Some((ours, password(ours))))).unwrap();
+        assert_eq!(machine, ours);
         let events = |machine| format!("{}report", topic::agent_events_prefix(&site, machine));
         assert!(acl.may_publish(&events(ours)) && !acl.may_publish(&events(theirs)));
         assert!(acl.may_subscribe(&topic::agent_commands(&site, ours)));

@@ -132,6 +132,24 @@ impl BootTable {
         reserved.or_else(|| inner.leases.address_of(mac))
     }
 
+    /// All ports of the machine that has this one; the port alone if no order knows it.
+    #[must_use]
+    pub fn ports_of(&self, mac: MacAddr) -> Vec<MacAddr> {
+        let inner = self.read();
+        let Some(entry) = inner.entries.get(&mac) else {
+            return vec![mac];
+        };
+        let reserved = inner.reserved.get(&entry.address);
+        let same = |port: &&MacAddr| {
+            let other = inner.entries.get(*port);
+            other.is_some_and(|other| other.machine == entry.machine)
+        };
+        reserved.map_or_else(
+            || vec![mac],
+            |reserved| reserved.ports.iter().filter(same).copied().collect(),
+        )
+    }
+
     /// The port that has an address now; of a machine's ports the one that was granted it last.
     #[must_use]
     pub fn port_at(&self, address: Ipv4Addr) -> Option<MacAddr> {

@@ -1,9 +1,10 @@
-//! The boot tokens in force: which agent may connect, and by which key its messages are verified. A token is bound to
-//! one machine and one job, and gone when the job is over.
+//! Boot tokens: which agent may connect, and by which key its messages are verified. A token is bound to one machine and one job,
+//! is handed out once, and is gone when the job is over. Who fetches the overlay again gets a new token, and the agent that has
+//! the former one is put out.
 
 use std::{
     collections::HashMap,
-    sync::{PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
 };
 
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -12,6 +13,7 @@ use slipway_protocol::{
     ids::{JobId, MachineId},
     keys::{KeyRing, VerifyingKey},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::store::{Boot, Store, StoreError};
@@ -27,11 +29,38 @@ pub enum BootsError {
     Store(#[from] StoreError),
 }
 
-/// All tokens in force.
+/// The most machines that nobody knows and that have a token: who needs one more takes the place of another.
+const MOST_UNKNOWN: usize = 10_000;
+
+/// All tokens.
 pub struct Boots {
     store: Store,
     by_machine: RwLock<HashMap<MachineId, Boot>>,
+    sessions: Mutex<HashMap<MachineId, Session>>,
 }
+
+/// What has become of a machine's token.
+#[derive(Debug, Clone, Default)]
+struct Session {
+    handed_out: bool,
+    /// Ends the connections of agents that have the token.
+    leave: CancellationToken,
+    /// Lives as long as an agent's connection does.
+    connected: Weak<()>,
+}
+
+/// What was handed out.
+#[derive(Clone)]
+pub struct HandedOut {
+    /// With the token.
+    pub boot: Boot,
+    /// Whether an earlier one was handed out for the same job, whose agent has been put out now.
+    pub again: bool,
+}
+
+/// A token is not handed out: an agent that has it is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentAtWork;
 
 impl Boots {
     /// The tokens the store holds.
@@ -40,11 +69,77 @@ impl Boots {
     /// When the store fails.
     pub fn load(store: Store) -> Result<Self, StoreError> {
         let boots = store.boots()?;
+        let handed_out = |boot: &Boot| {
+            let session = Session {
+                handed_out: true,
+                ..Session::default()
+            };
+            (boot.machine, session)
+        };
+        let sessions = boots.iter().map(handed_out).collect();
         let by_machine = boots.into_iter().map(|boot| (boot.machine, boot)).collect();
         Ok(Self {
             store,
+            // Whether those were handed out before this process began is not known: who fetches one gets a new one.
+            sessions: Mutex::new(sessions),
             by_machine: RwLock::new(by_machine),
         })
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<MachineId, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a machine's token out: the first time as it is, and each time after that a new one, which puts out whoever has the
+    /// former. `None` while an agent that has it is connected: then no boot is waited for.
+    ///
+    /// # Errors
+    /// When a new token cannot be made or kept.
+    pub fn hand_out(&self, boot: Boot) -> Result<Result<HandedOut, AgentAtWork>, BootsError> {
+        let mut sessions = self.sessions();
+        let session = sessions.entry(boot.machine).or_default();
+        if session.connected.upgrade().is_some() {
+            return Ok(Err(AgentAtWork));
+        }
+        if !session.handed_out {
+            session.handed_out = true;
+            return Ok(Ok(HandedOut { boot, again: false }));
+        }
+        let boot = Boot {
+            token: BootToken::from_bytes(random()?),
+            ..boot
+        };
+        self.keep(&boot)?;
+        std::mem::take(&mut session.leave).cancel();
+        Ok(Ok(HandedOut { boot, again: true }))
+    }
+
+    /// An agent that proved that it has a machine's token comes in: what ends its connection, and what it is to hold as long as
+    /// it is connected.
+    pub fn agent_enters(&self, machine: MachineId) -> (CancellationToken, Arc<()>) {
+        let mut sessions = self.sessions();
+        let session = sessions.entry(machine).or_default();
+        let connected = session.connected.upgrade().unwrap_or_default();
+        session.connected = Arc::downgrade(&connected);
+        (session.leave.clone(), connected)
+    }
+
+    fn keep(&self, boot: &Boot) -> Result<(), BootsError> {
+        // A machine nobody knows has no job; its token need not outlive this process.
+        if boot.job != unknown_job() {
+            self.store.put_boot(boot)?;
+        }
+        let mut by_machine = self.by_machine.write().unwrap_or_else(PoisonError::into_inner);
+        if boot.job == unknown_job() && !by_machine.contains_key(&boot.machine) {
+            let unknown = |(_, held): &(&MachineId, &Boot)| held.job == unknown_job();
+            let held = by_machine.iter().filter(unknown).count();
+            let other = by_machine.iter().find(unknown).map(|(machine, _)| *machine);
+            if let Some(other) = other.filter(|_| held >= MOST_UNKNOWN) {
+                by_machine.remove(&other);
+            }
+        }
+        by_machine.insert(boot.machine, boot.clone());
+        Ok(())
     }
 
     /// The token of a machine's job, made if there is none.
@@ -62,14 +157,11 @@ impl Boots {
             boot_key: hex::encode(&key[..16]),
             token: BootToken::from_bytes(random()?),
         };
-        // A machine nobody knows has no job; its token need not outlive this process.
-        if job != unknown_job() {
-            self.store.put_boot(&boot)?;
+        self.keep(&boot)?;
+        // A new job's first token has been handed out to nobody.
+        if let Some(former) = self.sessions().remove(&machine) {
+            former.leave.cancel();
         }
-        self.by_machine
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(machine, boot.clone());
         Ok(boot)
     }
 
@@ -93,6 +185,8 @@ impl Boots {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&machine);
+        // An agent that is in stays until it leaves: a rescue goes on after its job.
+        self.sessions().remove(&machine);
         if removed.is_some() {
             self.store.drop_boot(machine)
         } else {

@@ -16,3 +16,13 @@ pub fn message_accepted(kind: &'static str) {
 pub fn broker_refused(what: &'static str) {
     counter!("slipway_broker_refused_total", "what" => what).increment(1);
 }
+
+/// A boot script or an overlay was asked for by somebody else than the machine, or while none is waited for.
+pub fn boot_refused(what: &'static str) {
+    counter!("slipway_boot_refused_total", "what" => what).increment(1);
+}
+
+/// What a boot service saw of a port was a repeat, or there was no room for it: it is counted alone.
+pub fn sighting_dropped(why: &'static str) {
+    counter!("slipway_sightings_dropped_total", "why" => why).increment(1);
+}

@@ -47,6 +47,7 @@ use crate::{
     ledger::Ledger,
     link::Link,
     local::{Local, server},
+    neighbours,
     renew::Renewal,
     retirement::{self, Reason, Retirement},
     runner::actor::Runner,
@@ -165,7 +166,7 @@ async fn serve(
     (metrics, retirement, stop): (PrometheusHandle, Retirement, CancellationToken),
 ) -> anyhow::Result<()> {
     let sockets = Sockets::bind(config).await?;
-    let backend = tokio::task::spawn_blocking(broker::start).await??;
+    let (backend, own_broker) = broker::prepare()?;
     let (words, words_receiver) = mpsc::channel(4096);
     let (local, local_events) = agents::connect(&identity.site, &backend, stop.clone());
     let (uplink, agents) = (words.clone(), local.clone());
@@ -174,11 +175,13 @@ async fn serve(
     let (runner, runner_task) = Runner::start(Arc::clone(&context), stop.clone())?;
     let renewal = renewal(identity, config)?;
     let doors = (sockets.agents, sockets.people);
-    open_agents_broker(doors, &renewal, (&context, &backend), &stop)?;
+    let mut tasks = JoinSet::new();
+    open_agents_broker(doors, &renewal, (&context, &backend), &mut tasks, &stop)?;
     let (sightings, sightings_receiver) = mpsc::channel(4096);
     let (unknown, unknown_receiver) = mpsc::channel(256);
     let boot_programs = Arc::new(Files::load(&config.boot_programs, &BOOT_PROGRAMS)?);
-    let mut tasks = JoinSet::new();
+    let broker_stop = stop.clone();
+    tasks.spawn(async { Ok(own_broker.run(broker_stop).await?) });
     let parts = BootParts {
         sightings: sightings.clone(),
         files: Arc::clone(&boot_programs),
@@ -257,6 +260,7 @@ fn open_agents_broker(
     (agents, people): (Vec<TcpListener>, TcpListener),
     renewal: &Renewal,
     (context, backend): (&Arc<Context>, &broker::Backend),
+    tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let doors = Doors {
@@ -267,7 +271,7 @@ fn open_agents_broker(
     let admission = AgentAdmission {
         context: Arc::clone(context),
     };
-    agents::open_doors(doors, backend, admission, stop);
+    agents::open_doors(doors, backend, admission, tasks, stop);
     Ok(())
 }
 
@@ -309,6 +313,8 @@ fn http_state(
         http_port: config.http_port,
         mqtt_port: config.mqtt_port,
         ca: identity.ca.clone(),
+        neighbours: Arc::new(neighbours::Kernel),
+        serves_dhcp: config.dhcp,
         sightings,
         metrics,
     })
@@ -469,7 +475,7 @@ fn start_boot_services(
     } = parts;
     for (interface, socket) in dhcp_sockets {
         let index = interface_index(&interface.name)?;
-        tokio::spawn(ra::run(interface.name.clone(), index, stop.clone()));
+        tasks.spawn(ra::run(interface.name.clone(), index, stop.clone()));
         let server = Server {
             address: interface.address,
             http_port: config.http_port,

@@ -1,7 +1,11 @@
 //! What the boot services see, sorted: of known machines to the runner's timeline, of unknown ones to the control plane,
 //! at most once a minute each. Keeps the leases on disk.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use slipway_protocol::{
@@ -15,7 +19,9 @@ use tracing::info;
 use crate::{
     context::Context,
     dhcp::server::Sighting,
+    metrics,
     runner::actor::{Input, Runner},
+    sightings::Thinned,
     tftp::server::Ended,
     uplink::Word,
 };
@@ -24,6 +30,12 @@ use crate::{
 pub const LEASES_SETTING: &str = "leases";
 /// How often an unknown machine is told of.
 const TELL_EVERY: TimeDelta = TimeDelta::minutes(1);
+/// How many unknown machines are told of in that time.
+const MOST_UNKNOWN: usize = 10_000;
+/// How many ports of an unknown machine are told of.
+const MOST_PORTS: usize = 64;
+/// How often repeats of sightings are passed on.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How often changed leases are written.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -38,30 +50,72 @@ pub async fn run(
     words: mpsc::Sender<Word>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut told: HashMap<MacAddr, DateTime<Utc>> = HashMap::new();
+    let mut told = Told::default();
+    let mut thinned = Thinned::default();
     let mut saved = String::new();
     let mut save = tokio::time::interval(SAVE_EVERY);
+    let mut flush = tokio::time::interval(FLUSH_EVERY);
+    flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        let passing = tokio::select! {
             () = stop.cancelled() => return save_leases(&context, &mut saved),
-            _ = save.tick() => save_leases(&context, &mut saved)?,
+            _ = save.tick() => {
+                save_leases(&context, &mut saved)?;
+                continue;
+            }
             Some(hello) = unknown.recv() => {
-                for nic in &hello.inventory.nics {
+                for nic in hello.inventory.nics.iter().take(MOST_PORTS) {
                     tell(&context, &words, nic.mac, Some(&hello)).await;
                 }
+                continue;
             }
-            Some(sighting) = sightings.recv() => {
-                let (mac, at) = (sighting.mac, sighting.event.at);
-                if !sighting.unknown {
-                    let Sighting { event, system, .. } = sighting;
-                    runner.tell(Input::Seen { mac, event, system }).await;
-                } else if told.get(&mac).is_none_or(|last| at - *last >= TELL_EVERY) {
-                    info!(%mac, address = %sighting.address, "an unknown machine boots");
-                    told.insert(mac, at);
-                    tell(&context, &words, mac, None).await;
+            _ = flush.tick() => thinned.due(Instant::now()),
+            Some(sighting) = sightings.recv() => match thinned.take(sighting, Instant::now()) {
+                Some(sighting) => vec![sighting],
+                None => {
+                    metrics::sighting_dropped("repeat");
+                    continue;
                 }
+            },
+        };
+        for sighting in passing {
+            let (mac, at) = (sighting.mac, sighting.event.at);
+            if !sighting.unknown {
+                let Sighting { event, system, .. } = sighting;
+                // What orders and agents need of the runner never waits for this.
+                if !runner.tell_if_idle(Input::Seen { mac, event, system }) {
+                    metrics::sighting_dropped("busy");
+                }
+            } else if told.is_due(mac, at) {
+                info!(%mac, address = %sighting.address, "an unknown machine boots");
+                tell(&context, &words, mac, None).await;
             }
         }
+    }
+}
+
+/// Which unknown machines were told of lately.
+#[derive(Debug, Default)]
+struct Told(HashMap<MacAddr, DateTime<Utc>>);
+
+impl Told {
+    /// Whether an unknown machine is to be told of again; that it is told now is noted.
+    fn is_due(&mut self, mac: MacAddr, at: DateTime<Utc>) -> bool {
+        if self
+            .0
+            .get(&mac)
+            .is_some_and(|last| (at - *last).abs() < TELL_EVERY)
+        {
+            return false;
+        }
+        if self.0.len() >= MOST_UNKNOWN {
+            self.0.retain(|_, last| (at - *last).abs() < TELL_EVERY);
+        }
+        let has_room = self.0.len() < MOST_UNKNOWN;
+        if has_room {
+            self.0.insert(mac, at);
+        }
+        has_room
     }
 }
 

@@ -12,7 +12,9 @@ use slipway_protocol::{
     ids::{BootId, Digest, ImageId, JobId, MachineId, StepId},
     inventory::{DiskRule, FirmwareKind},
     order::{Action, BootDevice, Hardware, Order, Step, UnknownAction},
-    report::{AgentReport, Failure, Outcome, Progress, Report, StepReport, StepState},
+    report::{
+        AgentReport, EventSource, Failure, Outcome, Progress, Report, StepReport, StepState, TimelineEvent,
+    },
 };
 use uuid::Uuid;
 
@@ -282,17 +284,32 @@ fn a_machine_that_booted_its_disk_is_booted_again_from_the_network() {
     for name in ["image", "boot"] {
         advance(&order, &mut report, at(0));
         assert!(
-            !booted_another_system(&order, &mut report, at(0)),
+            !booted_another_system(&order, &mut report, at(5), at(0)),
             "not yet booted"
         );
         assert!(apply(&order, &mut report, &id(name), StepUpdate::Done, at(0)));
     }
     advance(&order, &mut report, at(1));
     assert_eq!(state(&report, "look"), (StepState::Running, 1));
-    assert!(booted_another_system(&order, &mut report, at(9)));
+    // Anybody can ask for an address in the machine's name: to an edge that was there all the while it shows nothing.
+    for started in [-100, 0] {
+        assert!(!booted_another_system(&order, &mut report, at(started), at(9)));
+    }
+    let mut came = report.clone();
+    came.events.push(TimelineEvent {
+        at: at(3),
+        source: EventSource::Http,
+        code: "script".into(),
+        text: String::new(),
+    });
+    assert!(
+        !booted_another_system(&order, &mut came, at(5), at(9)),
+        "it has fetched its script since"
+    );
+    assert!(booted_another_system(&order, &mut report, at(5), at(9)));
     assert_eq!(state(&report, "boot"), (StepState::Pending, 1));
     assert!(
-        !booted_another_system(&order, &mut report, at(9)),
+        !booted_another_system(&order, &mut report, at(5), at(9)),
         "it asks twice"
     );
     advance(&order, &mut report, at(10));
@@ -305,7 +322,11 @@ fn a_machine_that_booted_its_disk_is_booted_again_from_the_network() {
     apply(&order, &mut report, &id("boot"), StepUpdate::Done, at(11));
     advance(&order, &mut report, at(11));
     assert_eq!(state(&report, "look"), (StepState::Running, 2));
-    assert!(booted_another_system(&order, &mut report, at(20)));
+    assert!(
+        !booted_another_system(&order, &mut report, at(5), at(20)),
+        "once a start: this boot was ordered after it"
+    );
+    assert!(booted_another_system(&order, &mut report, at(15), at(20)));
     assert!(
         matches!(&report.outcome, Outcome::Failed { failure, .. } if failure.code == "booted_another_system"),
         "no longer than its retries: {:?}",
@@ -580,7 +601,8 @@ fn happen(order: &Order, report: &mut Report, event: &Event, now: &mut DateTime<
             guest_phoned_home(order, report, String::new(), *now)
         }
         Event::OtherSystem => {
-            booted_another_system(order, report, *now);
+            // As after a start of the edge at this moment.
+            booted_another_system(order, report, *now, *now);
         }
         Event::Crash => *report = serde_json::from_str(&serde_json::to_string(report).unwrap()).unwrap(),
         Event::Hello(_) | Event::PhoneHome => {}

@@ -110,7 +110,7 @@ async fn edge() {
         "the leased address fetched the boot program"
     );
     stop.cancel();
-    advertising.await.unwrap();
+    advertising.await.unwrap().unwrap();
 }
 
 /// The other end of the wire, in a namespace and process of its own.

@@ -1,32 +1,45 @@
-//! The guard: the only door to the embedded broker. It ends TLS, knows who connects, and lets each client publish and
-//! subscribe only what its [`Acl`] allows.
+//! The guard: a door of the embedded broker. It ends TLS, knows who connects, speaks MQTT 3.1.1 with each client, and lets it publish
+//! and subscribe only what its [`Acl`] allows, and no more than its [`Budget`].
 //!
-//! It closes what rumqttd leaves open (each has a test in `tests/guard.rs`): no topic rules; a stalled handshake that
-//! stops all others; a panic on reconnecting odd client ids; a panic at the connection limit; retained messages
-//! without bound; sessions kept for ever; a slow reader; unanswered UNSUBSCRIBEs.
+//! Everything that a client can make grow is bounded, and each client is served by a task of its own: a stalled handshake, a
+//! reader that stalls, a flood or a panic costs nobody but who caused it.
 
+mod budget;
 mod session;
 
+pub use budget::Budget;
+
 use std::{
-    net::SocketAddr,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use rustls::ServerConfig;
 use slipway_protocol::seal::Secret;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{acl::Acl, broker::Backend};
+use crate::{
+    acl::Acl,
+    broker::Backend,
+    router::{Room, Router},
+};
 
 /// How long TLS may take, and CONNECT after it: over a WAN that loses a third of its packets it takes many seconds.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How many connections of one address may be on their way in at once: whoever says nothing takes no more places than these.
+const MAX_STRANGERS_PER_ADDRESS: usize = 64;
 
 /// Who wants to connect.
 #[derive(Debug, Clone)]
@@ -57,14 +70,23 @@ pub struct Admitted {
     pub acl: Acl,
     /// Ends their connection when it is cancelled.
     pub leave: CancellationToken,
+    /// How much they may send.
+    pub budget: Budget,
+    /// How much may wait for them.
+    pub room: Room,
+    /// Held as long as they are connected, so that who has a `Weak` of it knows whether they are.
+    pub connected: Option<Arc<()>>,
 }
 
 impl From<Acl> for Admitted {
-    /// Until they leave by themselves.
+    /// Until they leave by themselves, with the budget of an agent.
     fn from(acl: Acl) -> Self {
         Self {
             acl,
             leave: CancellationToken::new(),
+            budget: Budget::AGENT,
+            room: Room::Client,
+            connected: None,
         }
     }
 }
@@ -98,13 +120,21 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Serves until `stop`.
+    /// Serves until `stop`, which ends all connections.
     pub async fn run(self, stop: CancellationToken) {
-        let open = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::<Mutex<Counts>>::default();
         let acceptor = self.tls.map(TlsAcceptor::from);
+        let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
+                Some(ended) = connections.join_next() => {
+                    if let Err(failure) = ended {
+                        // One client's connection ended by a fault of ours: the others go on.
+                        self.admission.refused("panic", "a client", &failure.to_string());
+                    }
+                    continue;
+                }
                 accepted = self.listener.accept() => accepted,
             };
             let (tcp, peer) = match accepted {
@@ -115,51 +145,83 @@ impl Guard {
                     continue;
                 }
             };
-            let place = Place::take(&open);
-            if place.number > self.max_connections {
-                self.admission.refused(
-                    "connections",
-                    &peer.to_string(),
-                    "the connection limit is reached",
-                );
-                continue;
-            }
+            let place = match Place::take(&counts, peer.ip().to_canonical(), self.max_connections) {
+                Ok(place) => place,
+                Err(reason) => {
+                    self.admission.refused("connections", &peer.to_string(), reason);
+                    continue;
+                }
+            };
             let door = Door {
                 acceptor: acceptor.clone(),
                 admission: Arc::clone(&self.admission),
-                backend: self.backend.clone(),
+                router: self.backend.router.clone(),
             };
-            let stop = stop.clone();
-            tokio::spawn(async move {
-                let _place = place;
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = door.serve(tcp, peer) => {}
-                }
+            connections.spawn(async move {
+                door.serve(tcp, peer, &place).await;
             });
         }
     }
 }
 
+/// The connections of a door: all, and by address those that have not logged in.
+#[derive(Debug, Default)]
+struct Counts {
+    open: usize,
+    strangers: HashMap<IpAddr, usize>,
+}
+
 /// A place among the connections open at once; given back when dropped.
 struct Place {
-    open: Arc<AtomicUsize>,
-    number: usize,
+    counts: Arc<Mutex<Counts>>,
+    address: IpAddr,
+    /// Whether it still counts among the strangers of its address.
+    is_stranger: AtomicBool,
 }
 
 impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Self {
-        let number = open.fetch_add(1, Ordering::AcqRel) + 1;
-        Self {
-            open: Arc::clone(open),
-            number,
+    /// A place, or why there is none.
+    fn take(counts: &Arc<Mutex<Counts>>, address: IpAddr, most: usize) -> Result<Self, &'static str> {
+        let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.open >= most {
+            return Err("the connection limit is reached");
+        }
+        let strangers = held.strangers.get(&address).copied().unwrap_or_default();
+        if strangers >= MAX_STRANGERS_PER_ADDRESS {
+            return Err("too many connections of this address have not logged in");
+        }
+        held.open += 1;
+        held.strangers.insert(address, strangers + 1);
+        Ok(Self {
+            counts: Arc::clone(counts),
+            address,
+            is_stranger: AtomicBool::new(true),
+        })
+    }
+
+    /// It is a stranger's no more.
+    fn logged_in(&self) {
+        if self.is_stranger.swap(false, Ordering::AcqRel) {
+            let mut held = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            held.forget_stranger(self.address);
+        }
+    }
+}
+
+impl Counts {
+    fn forget_stranger(&mut self, address: IpAddr) {
+        match self.strangers.get_mut(&address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.strangers.remove(&address)),
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.logged_in();
+        let mut held = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        held.open = held.open.saturating_sub(1);
     }
 }
 
@@ -167,19 +229,19 @@ impl Drop for Place {
 struct Door {
     acceptor: Option<TlsAcceptor>,
     admission: Arc<dyn Admission>,
-    backend: Backend,
+    router: Router,
 }
 
 impl Door {
-    async fn serve(self, tcp: TcpStream, peer: SocketAddr) {
+    async fn serve(self, tcp: TcpStream, peer: SocketAddr, place: &Place) {
         // Small messages both ways: waiting to fill a packet only adds latency. A socket that cannot do it still works.
         let _ = tcp.set_nodelay(true);
         let ended = match self.acceptor.clone() {
-            None => session::run(tcp, peer, None, &self).await,
+            None => session::run(tcp, (peer, place), None, &self).await,
             Some(acceptor) => match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)).await {
                 Ok(Ok(stream)) => {
                     let certificate = certificate(stream.get_ref().1.peer_certificates());
-                    session::run(stream, peer, certificate, &self).await
+                    session::run(stream, (peer, place), certificate, &self).await
                 }
                 Ok(Err(error)) => {
                     self.admission

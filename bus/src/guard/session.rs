@@ -1,31 +1,49 @@
-//! One client's connection through the guard: CONNECT is judged and rewritten, every later packet is read, judged and
-//! passed on as it came. Packets from the broker pass unread.
+//! One client's connection: CONNECT is judged, then every packet is read, judged and answered here, and what the client hears is
+//! written from its queue at the router. MQTT 3.1.1, QoS 0 and 1.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use bytes::BytesMut;
-use rumqttd::protocol::{
-    ConnAck, Connect, ConnectReturnCode, LastWill, Login, Packet, Protocol as _, UnsubAck,
-    v4::{self, V4},
+use rumqttc::mqttbytes::{
+    self, QoS,
+    v4::{
+        ConnAck, Connect, ConnectAuth, ConnectReturnCode, LastWill, Packet, PubAck, Publish, SubAck,
+        Subscribe, SubscribeReasonCode, UnsubAck,
+    },
 };
 use slipway_protocol::seal::Secret;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
-use super::{Admitted, Applicant, Certificate, Door, HANDSHAKE_LIMIT};
-use crate::{MAX_PACKET_BYTES, acl::Acl};
+use super::{Admitted, Applicant, Certificate, Door, HANDSHAKE_LIMIT, Place, budget::Spent};
+use crate::{
+    MAX_PACKET_BYTES,
+    acl::Acl,
+    router::{Delivery, Message, PutOut, Seat},
+};
 
 /// How long a client may leave bytes unread before it is dropped.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
+/// The largest CONNECT, in bytes: the signed last will of an edge is about 600 long.
+const MAX_FIRST_BYTES: usize = 2 * 1024;
+/// The most filters of one SUBSCRIBE, and of one client.
+const MAX_FILTERS: usize = 4;
+/// The longest topic or filter, in bytes.
+const MAX_TOPIC_BYTES: usize = 512;
+/// How long a client that asked for no keep-alive may say nothing. People's tools ask for a minute.
+const NO_KEEP_ALIVE: Duration = Duration::from_secs(24 * 3600);
+/// Answers that wait to be written: who sends more before reading them is not read on meanwhile.
+const ANSWERS: usize = 64;
 
 /// Why a session ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The client or the broker closed it.
+    /// The client said goodbye.
+    Goodbye,
+    /// The client closed the connection without one.
     Closed,
     /// The client did what it may not.
     Refused(String),
@@ -36,6 +54,7 @@ pub(super) enum Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Goodbye => f.write_str("goodbye"),
             Self::Closed => f.write_str("closed"),
             Self::Refused(reason) | Self::Broken(reason) => f.write_str(reason),
         }
@@ -46,10 +65,13 @@ fn broken(error: impl fmt::Display) -> Ended {
     Ended::Broken(error.to_string())
 }
 
-/// Serves one client until either side ends.
+/// A refusal: its stable word, and why.
+type Refusal = (&'static str, String);
+
+/// Serves one client until it ends.
 pub(super) async fn run<S>(
     stream: S,
-    peer: SocketAddr,
+    (peer, place): (SocketAddr, &Place),
     certificate: Option<Certificate>,
     door: &Door,
 ) -> Ended
@@ -57,102 +79,372 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (mut from_client, mut to_client) = tokio::io::split(stream);
-    let mut buffer = BytesMut::with_capacity(4096);
-    let connect = match first_frame(&mut from_client, &mut buffer, peer, door).await {
-        Ok(frame) => frame,
-        Err(ended) => return ended,
+    let mut buffer = BytesMut::with_capacity(1024);
+    let connect = match first_packet(&mut from_client, &mut buffer, peer, door).await {
+        Ok(packet) => packet,
+        Err((ended, answer)) => {
+            if let Some(code) = answer {
+                // The client is told if it still listens; it is closed either way.
+                let _ = timeout(WRITE_LIMIT, to_client.write_all(&connack(code))).await;
+            }
+            return ended;
+        }
     };
-    let (client, admitted, connect) = match judge_connect(connect, peer, certificate, door) {
-        Ok(judged) => judged,
+    let joined = judge_connect(connect, peer, certificate, door);
+    let joined = match joined {
+        Ok(joined) => joined,
         Err(reason) => {
             door.admission.refused("connect", &peer.to_string(), &reason);
-            let mut out = BytesMut::new();
-            let refusal = ConnAck {
-                session_present: false,
-                code: ConnectReturnCode::NotAuthorized,
-            };
-            if V4.write(Packet::ConnAck(refusal, None), &mut out).is_ok() {
-                // The client is told if it still listens; it is closed either way.
-                let _ = timeout(WRITE_LIMIT, to_client.write_all(&out)).await;
-            }
+            // The client is told if it still listens; it is closed either way.
+            let refusal = connack(ConnectReturnCode::NotAuthorized);
+            let _ = timeout(WRITE_LIMIT, to_client.write_all(&refusal)).await;
             return Ended::Refused(reason);
         }
     };
-    let broker = match TcpStream::connect(door.backend.address).await {
-        Ok(broker) => broker,
-        Err(error) => return broken(error),
-    };
-    let (mut from_broker, mut to_broker) = tokio::io::split(broker);
-    let mut from_broker_buffer = BytesMut::with_capacity(16 * 1024);
-    let welcome = async {
-        to_broker.write_all(&connect).await.map_err(broken)?;
-        let connack = read_frame(&mut from_broker, &mut from_broker_buffer).await?;
-        to_client.write_all(&connack).await.map_err(broken)?;
-        to_client.flush().await.map_err(broken)
-    };
-    if let Err(ended) = welcome.await {
-        return ended;
+    place.logged_in();
+    let welcome = connack(ConnectReturnCode::Success);
+    match timeout(WRITE_LIMIT, to_client.write_all(&welcome)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return broken(error),
+        Err(_) => return Ended::Refused("the client does not read".to_owned()),
     }
-    let (answers, queue) = mpsc::channel(16);
-    let Admitted { acl, leave } = admitted;
-    let name = client.clone();
-    let mut upward = Upward {
-        acl,
-        client,
-        door,
-        answers,
-        subscribed: BTreeSet::new(),
+    let Joined {
+        name,
+        admitted,
+        will,
+        silence,
+    } = joined;
+    let seat = door.router.enter(&name, admitted.room);
+    let ended = serve(
+        Session {
+            door,
+            name,
+            admitted,
+            silence,
+        },
+        seat,
+        (from_client, buffer),
+        to_client,
+    )
+    .await;
+    if let (Some(will), false) = (will, matches!(ended, Ended::Goodbye)) {
+        door.router.publish(&will.topic, will.message, delivery(will.qos));
+    }
+    ended
+}
+
+/// What is known of a client that is in.
+struct Session<'a> {
+    door: &'a Door,
+    name: String,
+    admitted: Admitted,
+    /// How long it may say nothing.
+    silence: Duration,
+}
+
+async fn serve<R, W>(session: Session<'_>, seat: Seat, (mut from, mut buffer): (R, BytesMut), to: W) -> Ended
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (answers, waiting) = mpsc::channel(ANSWERS);
+    let writer = Writer {
+        to,
+        out: BytesMut::new(),
+        next_id: 0,
     };
+    // Whatever reading or writing waits for, who is to leave leaves at once.
     tokio::select! {
-        () = leave.cancelled() => put_out(door, peer),
-        ended = upward.run(from_client, buffer, to_broker) => ended,
-        ended = downward((from_broker, from_broker_buffer), to_client, queue) => {
-            if let Ended::Refused(reason) = &ended {
-                door.admission.refused("slow", &name, reason);
-            }
-            ended
+        biased;
+        () = session.admitted.leave.cancelled() => {
+            let reason = "the right to be here was taken back";
+            session.door.admission.refused("revoked", &session.name, reason);
+            Ended::Refused(reason.to_owned())
         }
+        why = seat.put_out() => put_out(&session, why),
+        ended = session.read(&mut from, &mut buffer, answers, &seat) => ended,
+        ended = writer.run(waiting, &seat) => session.slow(ended),
     }
 }
 
-/// The first packet, which is to be a CONNECT, or why there is none.
-async fn first_frame<R: AsyncRead + Unpin>(
+fn put_out(session: &Session<'_>, why: PutOut) -> Ended {
+    match why {
+        PutOut::TakenOver => Ended::Broken("another connection has the same client id".to_owned()),
+        PutOut::Slow => session.slow(Ended::Refused("the client does not read".to_owned())),
+    }
+}
+
+impl Session<'_> {
+    /// Counts that a client does not read.
+    fn slow(&self, ended: Ended) -> Ended {
+        if let Ended::Refused(reason) = &ended {
+            self.door.admission.refused("slow", &self.name, reason);
+        }
+        ended
+    }
+
+    async fn read<R: AsyncRead + Unpin>(
+        &self,
+        from: &mut R,
+        buffer: &mut BytesMut,
+        answers: mpsc::Sender<Packet>,
+        seat: &Seat,
+    ) -> Ended {
+        let mut spent = Spent::new(self.admitted.budget, Instant::now().into_std());
+        loop {
+            let read = timeout(self.silence, read_packet(from, buffer, MAX_PACKET_BYTES)).await;
+            let (packet, bytes) = match read {
+                Ok(Ok(read)) => read,
+                Ok(Err(ended)) => {
+                    if let Ended::Refused(reason) = &ended {
+                        self.door.admission.refused("packet", &self.name, reason);
+                    }
+                    return ended;
+                }
+                Err(_) => return Ended::Broken("nothing came within one and a half keep-alives".to_owned()),
+            };
+            // Who sends more than it may is read more slowly: its own connection fills, and nobody else's.
+            let pause = spent.pause(bytes, Instant::now().into_std());
+            if !pause.is_zero() {
+                if spent.is_first_pause() {
+                    let reason = "it sends more than it may and is read more slowly";
+                    self.door.admission.refused("budget", &self.name, reason);
+                }
+                tokio::time::sleep(pause).await;
+            }
+            match self.judge(packet, seat) {
+                Ok(Verdict::Goodbye) => return Ended::Goodbye,
+                Ok(Verdict::Nothing) => {}
+                Ok(Verdict::Answer(answer)) => {
+                    if answers.send(answer).await.is_err() {
+                        return Ended::Closed;
+                    }
+                }
+                Err((what, reason)) => {
+                    self.door.admission.refused(what, &self.name, &reason);
+                    return Ended::Refused(reason);
+                }
+            }
+        }
+    }
+
+    fn judge(&self, packet: Packet, seat: &Seat) -> Result<Verdict, Refusal> {
+        match packet {
+            Packet::Publish(publish) => self.publish(publish),
+            Packet::Subscribe(subscribe) => self.subscribe(subscribe, seat),
+            Packet::Unsubscribe(unsubscribe) => {
+                for filter in &unsubscribe.topics {
+                    seat.unsubscribe(filter);
+                }
+                let answer = UnsubAck::new(unsubscribe.pkid);
+                Ok(Verdict::Answer(Packet::UnsubAck(answer)))
+            }
+            Packet::PingReq => Ok(Verdict::Answer(Packet::PingResp)),
+            Packet::Disconnect => Ok(Verdict::Goodbye),
+            // What is sent at least once is not kept, so who acknowledges it tells nothing new.
+            Packet::PubAck(_) => Ok(Verdict::Nothing),
+            Packet::Connect(_) => Err(("packet", "a second CONNECT".to_owned())),
+            other => {
+                let reason = format!("a {:?} is nothing a client sends here", other.packet_type());
+                Err(("packet", reason))
+            }
+        }
+    }
+
+    fn publish(&self, publish: Publish) -> Result<Verdict, Refusal> {
+        let topic = std::str::from_utf8(&publish.topic)
+            .map_err(|_| ("packet", "the topic is not UTF-8 (MQTT 3.1.1, 1.5.3)".to_owned()))?;
+        check_topic(topic)?;
+        if !self.admitted.acl.may_publish(topic) {
+            return Err(("publish", format!("may not publish on `{topic}`")));
+        }
+        if publish.qos == QoS::ExactlyOnce {
+            return Err(("packet", "messages are taken at QoS 0 and 1 alone".to_owned()));
+        }
+        // RETAIN is passed over: nothing is kept here.
+        self.door
+            .router
+            .publish(topic, publish.payload, delivery(publish.qos));
+        Ok(match publish.qos {
+            QoS::AtLeastOnce => Verdict::Answer(Packet::PubAck(PubAck::new(publish.pkid))),
+            _ => Verdict::Nothing,
+        })
+    }
+
+    fn subscribe(&self, subscribe: Subscribe, seat: &Seat) -> Result<Verdict, Refusal> {
+        if subscribe.filters.len() > MAX_FILTERS {
+            return Err(("subscribe", format!("more than {MAX_FILTERS} filters at once")));
+        }
+        let mut codes = Vec::new();
+        for filter in subscribe.filters {
+            self.check_filter(&filter.path)?;
+            let delivery = delivery(filter.qos);
+            if !seat.subscribe(&filter.path, delivery, MAX_FILTERS) {
+                return Err(("subscribe", format!("more than {MAX_FILTERS} filters")));
+            }
+            codes.push(SubscribeReasonCode::Success(match delivery {
+                Delivery::AtMostOnce => QoS::AtMostOnce,
+                Delivery::AtLeastOnce => QoS::AtLeastOnce,
+            }));
+        }
+        Ok(Verdict::Answer(Packet::SubAck(SubAck::new(
+            subscribe.pkid,
+            codes,
+        ))))
+    }
+
+    fn check_filter(&self, filter: &str) -> Result<(), Refusal> {
+        check_topic(filter)?;
+        if filter.starts_with("$share/") {
+            let reason = "shared subscriptions are not to be had at this broker".to_owned();
+            return Err(("subscribe", reason));
+        }
+        if !mqttbytes::valid_filter(filter) {
+            return Err(("subscribe", format!("`{filter}` is no filter (MQTT 3.1.1, 4.7)")));
+        }
+        if !self.admitted.acl.may_subscribe(filter) {
+            return Err(("subscribe", format!("may not subscribe to `{filter}`")));
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of one packet.
+enum Verdict {
+    Nothing,
+    Goodbye,
+    Answer(Packet),
+}
+
+fn check_topic(topic: &str) -> Result<(), Refusal> {
+    if topic.len() > MAX_TOPIC_BYTES {
+        return Err(("packet", format!("a topic of more than {MAX_TOPIC_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+fn delivery(qos: QoS) -> Delivery {
+    match qos {
+        QoS::AtMostOnce => Delivery::AtMostOnce,
+        QoS::AtLeastOnce | QoS::ExactlyOnce => Delivery::AtLeastOnce,
+    }
+}
+
+fn connack(code: ConnectReturnCode) -> BytesMut {
+    let mut out = BytesMut::new();
+    // Four bytes always fit.
+    let _ = ConnAck::new(code, false).write(&mut out);
+    out
+}
+
+/// Writes whole packets to a client.
+struct Writer<W> {
+    to: W,
+    out: BytesMut,
+    /// Packet id of the last message that was sent at least once.
+    next_id: u16,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    /// Writes answers and messages until that fails.
+    async fn run(mut self, mut answers: mpsc::Receiver<Packet>, seat: &Seat) -> Ended {
+        loop {
+            let written = tokio::select! {
+                biased;
+                Some(answer) = answers.recv() => self.write(&answer).await,
+                message = seat.next() => self.publish(message).await,
+            };
+            if let Err(ended) = written {
+                return ended;
+            }
+        }
+    }
+
+    async fn publish(&mut self, message: Message) -> Result<(), Ended> {
+        let mut publish = Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: message.topic,
+            pkid: 0,
+            payload: message.payload,
+        };
+        if message.delivery == Delivery::AtLeastOnce {
+            self.next_id = self.next_id.checked_add(1).unwrap_or(1);
+            publish.qos = QoS::AtLeastOnce;
+            publish.pkid = self.next_id;
+        }
+        self.write(&Packet::Publish(publish)).await
+    }
+
+    async fn write(&mut self, packet: &Packet) -> Result<(), Ended> {
+        self.out.clear();
+        packet
+            .write(&mut self.out, 2 * MAX_PACKET_BYTES)
+            .map_err(broken)?;
+        let written = timeout(WRITE_LIMIT, async {
+            self.to.write_all(&self.out).await?;
+            self.to.flush().await
+        });
+        if self.out.capacity() > 256 * 1024 {
+            // One large message must not cost each of ten thousand clients its size.
+            let ended = written.await;
+            self.out = BytesMut::new();
+            return settled(ended);
+        }
+        settled(written.await)
+    }
+}
+
+fn settled(written: Result<std::io::Result<()>, tokio::time::error::Elapsed>) -> Result<(), Ended> {
+    match written {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(broken(error)),
+        Err(_) => Err(Ended::Refused("the client does not read".to_owned())),
+    }
+}
+
+/// The first packet, which is to be a CONNECT; or why there is none, and what is answered.
+async fn first_packet<R: AsyncRead + Unpin>(
     from: &mut R,
     buffer: &mut BytesMut,
     peer: SocketAddr,
     door: &Door,
-) -> Result<BytesMut, Ended> {
-    let (what, reason) = match timeout(HANDSHAKE_LIMIT, read_frame(from, buffer)).await {
-        Ok(Err(Ended::Refused(reason))) => ("connect", format!("no CONNECT: {reason}")),
-        Ok(read) => return read,
-        Err(_) => (
-            "handshake",
-            format!("no CONNECT within {} s", HANDSHAKE_LIMIT.as_secs()),
-        ),
+) -> Result<Packet, (Ended, Option<ConnectReturnCode>)> {
+    let read = timeout(HANDSHAKE_LIMIT, read_packet(from, buffer, MAX_FIRST_BYTES)).await;
+    let (what, reason, answer) = match read {
+        Ok(Ok((packet, _))) => return Ok(packet),
+        Ok(Err(Ended::Refused(reason))) => {
+            // MQTT 3.1.1, 3.1.2.2: a client of another version is told so.
+            let is_version = reason.starts_with("Invalid protocol level");
+            let answer = is_version.then_some(ConnectReturnCode::RefusedProtocolVersion);
+            ("connect", format!("no CONNECT: {reason}"), answer)
+        }
+        Ok(Err(ended)) => return Err((ended, None)),
+        Err(_) => {
+            let reason = format!("no CONNECT within {} s", HANDSHAKE_LIMIT.as_secs());
+            ("handshake", reason, None)
+        }
     };
     door.admission.refused(what, &peer.to_string(), &reason);
-    Err(Ended::Refused(reason))
+    Err((Ended::Refused(reason), answer))
 }
 
-/// A client that may no longer be here.
-fn put_out(door: &Door, peer: SocketAddr) -> Ended {
-    let reason = "the certificate was taken back";
-    door.admission.refused("revoked", &peer.to_string(), reason);
-    Ended::Refused(reason.to_owned())
+/// A client that may come in.
+struct Joined {
+    name: String,
+    admitted: Admitted,
+    will: Option<LastWill>,
+    silence: Duration,
 }
 
-/// Judges a CONNECT; gives back the client's name, its topics and the CONNECT for the broker.
 fn judge_connect(
-    frame: BytesMut,
+    packet: Packet,
     peer: SocketAddr,
     certificate: Option<Certificate>,
     door: &Door,
-) -> Result<(String, Admitted, BytesMut), String> {
-    let mut frame = frame;
-    let packet = V4
-        .read_mut(&mut frame, MAX_PACKET_BYTES)
-        .map_err(|e| format!("unreadable CONNECT: {e}"))?;
-    let Packet::Connect(mut connect, _, will, _, login) = packet else {
+) -> Result<Joined, String> {
+    let Packet::Connect(mut connect) = packet else {
         return Err("the first packet is not a CONNECT".to_owned());
     };
     if connect.client_id.is_empty() && connect.clean_session {
@@ -166,33 +458,39 @@ fn judge_connect(
         peer,
         certificate,
         client_id: connect.client_id.clone(),
-        login: login.map(|l| (l.username, Secret::new(l.password))),
+        login: login(&connect)?,
     };
     let admitted = door.admission.admit(&applicant)?;
+    let will = connect.last_will;
     let will = will.map(|will| judge_will(will, &admitted.acl)).transpose()?;
-    let client = connect.client_id.clone();
-    // No session outlives its connection: the broker would keep it for ever.
-    let connect = Connect {
-        clean_session: true,
-        ..connect
+    let silence = match connect.keep_alive {
+        0 => NO_KEEP_ALIVE,
+        // MQTT 3.1.1, 3.1.2.10.
+        seconds => Duration::from_secs(seconds.into()) * 3 / 2,
     };
-    let login = Login {
-        username: door.backend.login.0.clone(),
-        password: door.backend.login.1.clone(),
-    };
-    let mut out = BytesMut::new();
-    V4.write(Packet::Connect(connect, None, will, None, Some(login)), &mut out)
-        .map_err(|e| format!("cannot pass the CONNECT on: {e}"))?;
-    Ok((client, admitted, out))
+    Ok(Joined {
+        name: connect.client_id,
+        admitted,
+        will,
+        silence,
+    })
+}
+
+fn login(connect: &Connect) -> Result<Option<(String, Secret)>, String> {
+    match &connect.auth {
+        ConnectAuth::UsernamePassword { username, password } => {
+            let password =
+                std::str::from_utf8(password).map_err(|_| "the password is not UTF-8".to_owned())?;
+            Ok(Some((username.clone(), Secret::new(password))))
+        }
+        ConnectAuth::None | ConnectAuth::Username { .. } => Ok(None),
+    }
 }
 
 fn judge_will(will: LastWill, acl: &Acl) -> Result<LastWill, String> {
-    let topic = topic_text(&will.topic)?;
-    if acl.may_publish(topic) {
-        Ok(LastWill {
-            retain: false,
-            ..will
-        })
+    let topic = &will.topic;
+    if topic.len() <= MAX_TOPIC_BYTES && acl.may_publish(topic) {
+        Ok(will)
     } else {
         Err(format!(
             "the last will is on `{topic}`, which this client may not publish"
@@ -200,155 +498,25 @@ fn judge_will(will: LastWill, acl: &Acl) -> Result<LastWill, String> {
     }
 }
 
-/// A topic's text. Bytes that are no UTF-8 would be one topic to the rules here and another one to the broker.
-fn topic_text(topic: &[u8]) -> Result<&str, String> {
-    std::str::from_utf8(topic).map_err(|_| "the topic is not UTF-8 (MQTT 3.1.1, 1.5.3)".to_owned())
-}
-
 fn is_plain_id(id: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     (1..=128).contains(&id.len()) && id.bytes().all(plain)
 }
 
-/// Client to broker.
-struct Upward<'a> {
-    acl: Acl,
-    client: String,
-    door: &'a Door,
-    answers: mpsc::Sender<BytesMut>,
-    subscribed: BTreeSet<String>,
-}
-
-/// What becomes of one packet.
-enum Verdict {
-    Pass,
-    Swallow,
-}
-
-impl Upward<'_> {
-    async fn run<R, W>(&mut self, mut from: R, mut buffer: BytesMut, mut to: W) -> Ended
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        loop {
-            let mut frame = match read_frame(&mut from, &mut buffer).await {
-                Ok(frame) => frame,
-                Err(ended) => {
-                    if let Ended::Refused(reason) = &ended {
-                        self.door.admission.refused("packet", &self.client, reason);
-                    }
-                    return ended;
-                }
-            };
-            match self.judge(&mut frame).await {
-                Ok(Verdict::Pass) => {
-                    if let Err(error) = to.write_all(&frame).await {
-                        return broken(error);
-                    }
-                }
-                Ok(Verdict::Swallow) => {}
-                Err((what, reason)) => {
-                    self.door.admission.refused(what, &self.client, &reason);
-                    return Ended::Refused(reason);
-                }
-            }
-        }
-    }
-
-    async fn judge(&mut self, frame: &mut BytesMut) -> Result<Verdict, (&'static str, String)> {
-        let mut copy = frame.clone();
-        let packet = V4
-            .read_mut(&mut copy, MAX_PACKET_BYTES)
-            .map_err(|e| ("packet", e.to_string()))?;
-        match packet {
-            Packet::Publish(publish, _) => {
-                let topic = topic_text(&publish.topic).map_err(|reason| ("packet", reason))?;
-                if !self.acl.may_publish(topic) {
-                    return Err(("publish", format!("may not publish on `{topic}`")));
-                }
-                // Bit 0 of the first byte is RETAIN (MQTT 3.1.1, 3.3.1): a broker here keeps nothing.
-                frame[0] &= !1;
-                Ok(Verdict::Pass)
-            }
-            Packet::Subscribe(subscribe, _) => {
-                for filter in subscribe.filters {
-                    if !self.acl.may_subscribe(&filter.path) {
-                        return Err(("subscribe", format!("may not subscribe to `{}`", filter.path)));
-                    }
-                    self.subscribed.insert(filter.path);
-                }
-                Ok(Verdict::Pass)
-            }
-            Packet::Unsubscribe(unsubscribe, _) => {
-                let known = unsubscribe
-                    .filters
-                    .iter()
-                    .any(|filter| self.subscribed.remove(filter));
-                if known {
-                    Ok(Verdict::Pass)
-                } else {
-                    self.acknowledge_unsubscribe(unsubscribe.pkid).await
-                }
-            }
-            Packet::Connect(..) => Err(("packet", "a second CONNECT".to_owned())),
-            _ => Ok(Verdict::Pass),
-        }
-    }
-
-    /// rumqttd never answers the UNSUBSCRIBE of a filter it does not know; MQTT 3.1.1, 3.10.4 says it must.
-    async fn acknowledge_unsubscribe(&self, pkid: u16) -> Result<Verdict, (&'static str, String)> {
-        let mut out = BytesMut::new();
-        let answer = Packet::UnsubAck(
-            UnsubAck {
-                pkid,
-                reasons: Vec::new(),
-            },
-            None,
-        );
-        V4.write(answer, &mut out)
-            .map_err(|e| ("packet", e.to_string()))?;
-        // A closed queue means that the session is ending anyway.
-        let _ = self.answers.send(out).await;
-        Ok(Verdict::Swallow)
-    }
-}
-
-/// Broker to client, with the guard's own answers in between whole packets.
-async fn downward<S>(
-    (mut from, mut buffer): (ReadHalf<TcpStream>, BytesMut),
-    mut to: WriteHalf<S>,
-    mut answers: mpsc::Receiver<BytesMut>,
-) -> Ended
-where
-    S: AsyncRead + AsyncWrite,
-{
+/// The next whole packet and its length. Cancel-safe: what is read stays in `buffer`.
+async fn read_packet<R: AsyncRead + Unpin>(
+    from: &mut R,
+    buffer: &mut BytesMut,
+    max_bytes: usize,
+) -> Result<(Packet, usize), Ended> {
     loop {
-        let frame = tokio::select! {
-            Some(answer) = answers.recv() => answer,
-            frame = read_frame(&mut from, &mut buffer) => match frame {
-                Ok(frame) => frame,
-                Err(ended) => return ended,
-            },
-        };
-        let written = timeout(WRITE_LIMIT, async {
-            to.write_all(&frame).await?;
-            to.flush().await
-        });
-        match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return broken(error),
-            Err(_) => return Ended::Refused("the client does not read".to_owned()),
-        }
-    }
-}
-
-/// The next whole packet. Cancel-safe: what is read stays in `buffer`.
-async fn read_frame<R: AsyncRead + Unpin>(from: &mut R, buffer: &mut BytesMut) -> Result<BytesMut, Ended> {
-    loop {
-        match v4::check(buffer.iter(), MAX_PACKET_BYTES) {
-            Ok(header) => return Ok(buffer.split_to(header.frame_length())),
-            Err(rumqttd::protocol::Error::InsufficientBytes(_)) => {}
+        let held = buffer.len();
+        match mqttbytes::check(buffer.iter(), max_bytes) {
+            Ok(_) => {
+                let packet = Packet::read(buffer, max_bytes).map_err(|e| Ended::Refused(e.to_string()))?;
+                return Ok((packet, held - buffer.len()));
+            }
+            Err(mqttbytes::Error::InsufficientBytes(_)) => {}
             Err(error) => return Err(Ended::Refused(error.to_string())),
         }
         match from.read_buf(buffer).await {

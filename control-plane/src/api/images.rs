@@ -23,12 +23,12 @@ use super::{Body, List, Page, Path, Query, parse};
 use crate::{
     access::{Caller, Permission, Target},
     app::App,
-    chunks::ChunkError,
-    domain,
+    domain::{self, image_chunks},
     error::ApiError,
     store::{
         audit::{self, Change},
         images::{self, Edition, Image},
+        uploads,
     },
 };
 
@@ -106,14 +106,7 @@ pub async fn upload(
     domain::names::check(&name)?;
     let stream = body.into_data_stream().map_err(std::io::Error::other);
     let reader = SyncIoBridge::new(Box::pin(StreamReader::new(stream)));
-    let chunks = app.chunks.clone();
-    let stored = tokio::task::spawn_blocking(move || chunks.store(reader)).await;
-    let manifest = stored
-        .map_err(|e| ApiError::Internal(e.into()))?
-        .map_err(|e| match e {
-            ChunkError::Empty => ApiError::Bad("image_empty", e.to_string()),
-            ChunkError::Io(source) => ApiError::Internal(source.into()),
-        })?;
+    let (upload, manifest) = image_chunks::store(&app, reader).await?;
     let image = Image {
         id: manifest.id(),
         name,
@@ -126,10 +119,12 @@ pub async fn upload(
         created_at: (app.now)(),
     };
     let (kept, by, now) = (image.clone(), caller.actor, image.created_at);
+    let id = upload.id().to_owned();
     app.store
         .transaction(move |db| {
             domain::images::check(db, &kept)?;
             images::insert(db, &kept)?;
+            uploads::end(db, &id)?;
             Ok::<_, ApiError>(audit::done(
                 db,
                 &by,
@@ -143,6 +138,7 @@ pub async fn upload(
             )?)
         })
         .await?;
+    upload.done();
     Ok((StatusCode::CREATED, Json(view(image))))
 }
 
@@ -264,6 +260,7 @@ pub async fn delete(
             )?)
         })
         .await?;
+    app.sweep.wake();
     Ok(StatusCode::NO_CONTENT)
 }
 

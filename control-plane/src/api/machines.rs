@@ -23,9 +23,9 @@ use slipway_protocol::{
 };
 use utoipa::ToSchema;
 
-use super::{Body, List, MAX_PAGE, Path, parse, since};
+use super::{Body, List, MAX_PAGE, Page, Path, Query, parse, since};
 use crate::{
-    access::{Caller, Permission, Target},
+    access::{Caller, Permission},
     app::App,
     domain::{self, limits::limit_s, machines::NewMachine},
     error::ApiError,
@@ -319,26 +319,29 @@ pub struct DiscoveredView {
     pub inventory: Option<Inventory>,
 }
 
-/// Lists machines that were seen booting and that nobody has enrolled.
-#[utoipa::path(get, path = "/api/v1/discovered", tag = "machines", responses((status = 200, body = List<DiscoveredView>)))]
+/// Lists machines that were seen booting and that nobody has enrolled, by port.
+#[utoipa::path(get, path = "/api/v1/discovered", tag = "machines", params(Page),
+    responses((status = 200, body = List<DiscoveredView>)))]
 pub async fn discovered(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Query(page): Query<Page>,
 ) -> Result<Json<List<DiscoveredView>>, ApiError> {
-    let rows = app.store.read(discovered::list).await?;
-    let visible = caller.visible(Permission::MachinesRead);
-    let rows = rows
-        .into_iter()
-        .filter(|(site, ..)| visible.has(Target::site(site.as_str())));
-    let items = rows.map(|(site, mac, seen)| DiscoveredView {
+    let (limit, cursor) = (page.limit(), page.cursor());
+    let sites = caller.visible(Permission::MachinesRead).sites(None);
+    let read = app.store.read(move |db| {
+        let after = cursor.split_once(' ').unwrap_or_default();
+        discovered::page(db, sites.as_deref(), after, limit)
+    });
+    let view = |(site, mac, seen): discovered::Discovered| DiscoveredView {
         site: site.to_string(),
         mac,
         at: seen.at,
         address: seen.address.to_string(),
         inventory: seen.inventory,
-    });
-    Ok(Json(List {
-        items: items.collect(),
-        next: None,
-    }))
+    };
+    let items = read.await?.into_iter().map(view).collect();
+    Ok(Json(List::page(items, limit, |seen: &DiscoveredView| {
+        format!("{} {}", seen.mac, seen.site)
+    })))
 }

@@ -71,6 +71,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
             _ = hourly.tick() => {
                 prune(&app).await;
                 super::job_logs::prune(&app).await;
+                super::machines::prune_discovered(&app).await;
                 continue;
             }
         }

@@ -8,6 +8,7 @@ pub mod edge_runs;
 pub mod edges;
 pub mod events;
 pub mod faults;
+pub mod image_chunks;
 pub mod images;
 pub mod instances;
 pub mod job_logs;

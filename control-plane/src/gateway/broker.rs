@@ -8,16 +8,15 @@ use slipway_bus::{
     Client, Event, Options,
     acl::Acl,
     broker,
-    guard::{Admission, Admitted, Applicant, Guard},
+    guard::{Admission, Admitted, Applicant, Budget, Guard},
     tls,
 };
 use slipway_protocol::{
     ids::{Digest, SiteId},
     keys::{Signer, Stamp},
-    seal::Secret,
     topic::{self, Topic},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -45,7 +44,11 @@ impl Admission for Edges {
             publish: vec![format!("{}#", topic::site_events_prefix(&site))],
             subscribe: vec![topic::site_commands(&site)],
         };
-        Ok(Admitted { acl, leave })
+        Ok(Admitted {
+            leave,
+            budget: Budget::SITE,
+            ..Admitted::from(acl)
+        })
     }
 
     fn refused(&self, what: &'static str, applicant: &str, reason: &str) {
@@ -54,12 +57,13 @@ impl Admission for Edges {
     }
 }
 
-/// Connects to the broker of the settings, starting the embedded one if none is named.
+/// Connects to the broker of the settings, starting the embedded one, whose tasks go into `tasks`, if none is named.
 ///
 /// # Errors
 /// When the broker cannot be started or a certificate cannot be made.
 pub async fn connect(
     app: &Arc<App>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Client, mpsc::Receiver<Event>)> {
     let options = match &app.config.broker {
@@ -79,14 +83,23 @@ pub async fn connect(
             }
         }
         None => {
-            let backend = tokio::task::spawn_blocking(broker::start).await??;
-            open_door(app, &backend, stop).await?;
+            let (backend, own_broker) = broker::prepare()?;
+            let broker_stop = stop.clone();
+            tasks.spawn(async { Ok(own_broker.run(broker_stop).await?) });
+            let door = open_door(app, &backend).await?;
+            let door_stop = stop.clone();
+            tasks.spawn(async {
+                door.run(door_stop).await;
+                Ok(())
+            });
+            // Only the first one is asked how it is; there is one in a process.
+            let _ = app.broker.set(backend.clone());
             Options {
                 client_id: "control-plane".to_owned(),
                 host: backend.address.ip().to_string(),
                 port: backend.address.port(),
                 tls: None,
-                credentials: Some((backend.login.0.clone(), Secret::new(backend.login.1.clone()))),
+                credentials: Some(backend.credentials()),
                 subscriptions: vec![topic::all_events()],
                 will: None,
             }
@@ -109,11 +122,7 @@ fn group(signer: &Signer) -> String {
     Digest::of(&secret).to_string()
 }
 
-async fn open_door(
-    app: &Arc<App>,
-    backend: &broker::Backend,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn open_door(app: &Arc<App>, backend: &broker::Backend) -> anyhow::Result<Guard> {
     let good = app.store.read(|db| edge_certificates::good(db, None)).await;
     let mut sites: BTreeMap<SiteId, Vec<String>> = BTreeMap::new();
     for (site, serial) in good.map_err(|e: StoreError| e)? {
@@ -141,6 +150,5 @@ async fn open_door(
         max_connections: usize::try_from(app.config.mqtt_connections).unwrap_or(usize::MAX),
     };
     info!(%address, "embedded broker up");
-    tokio::spawn(guard.run(stop.clone()));
-    Ok(())
+    Ok(guard)
 }

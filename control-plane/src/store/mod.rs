@@ -48,6 +48,7 @@ pub mod states;
 pub mod stock;
 pub mod traces;
 pub mod upkeep;
+pub mod uploads;
 pub mod users;
 pub mod views;
 mod visible;

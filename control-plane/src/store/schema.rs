@@ -171,11 +171,12 @@ diesel::table! {
 diesel::table! { reports (machine) { machine -> Text, site -> Text, job -> Text, revision -> BigInt, body -> Text, } }
 diesel::table! { hardware_faults (machine, raw) { machine -> Text, raw -> Text, told_at -> BigInt, } }
 diesel::table! { job_reports (job) { job -> Text, revision -> BigInt, body -> Text, } }
+diesel::table! { uploads (id) { id -> Text, started_at -> BigInt, touched_at -> BigInt, } }
 diesel::table! { edge_runs (site) { site -> Text, state -> Text, } }
 diesel::table! {
     revoked_edges (report_key) { report_key -> Text, site -> Text, revoked_at -> BigInt, }
 }
-diesel::table! { discovered (mac) { mac -> Text, site -> Text, seen -> Text, seen_at -> BigInt, } }
+diesel::table! { discovered (site, mac) { mac -> Text, site -> Text, seen -> Text, seen_at -> BigInt, } }
 diesel::table! {
     idempotency (id) { id -> Text, request -> Text, status -> Integer, body -> Text, created_at -> BigInt, }
 }

@@ -1,5 +1,7 @@
 //! Images as versions of families, bound to machine types; over HTTP, on both databases.
 
+use std::time::Duration;
+
 use crate::common::server::{Server, on_each_server};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -147,4 +149,104 @@ async fn bound(server: &Server) {
         .call(Method::DELETE, "/api/v1/machine-types/gpu", None)
         .await;
     assert_eq!(gone.0, StatusCode::NO_CONTENT);
+}
+
+/// Chunks in the folder of a server; parts of writes and all else count, too.
+fn stored(server: &Server) -> usize {
+    let Ok(folders) = std::fs::read_dir(server.dir.path().join("chunks")) else {
+        return 0;
+    };
+    let files = |dir: std::fs::DirEntry| std::fs::read_dir(dir.path()).map_or(1, Iterator::count);
+    folders.map(|dir| files(dir.unwrap())).sum()
+}
+
+async fn until_stored(server: &Server, wanted: usize) {
+    let wait = async {
+        while stored(server) != wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+    assert!(
+        waited.is_ok(),
+        "{} files are stored, not {wanted}",
+        stored(server)
+    );
+}
+
+/// A disk of three chunks of 4 MiB, the last of which it shares with all others.
+fn disk(first: u8) -> Vec<u8> {
+    const CHUNK: usize = 4 << 20;
+    [vec![first; CHUNK], vec![first + 1; CHUNK], vec![9; CHUNK]].concat()
+}
+
+#[test]
+fn chunks_go_with_the_last_image_that_refers_to_them() {
+    on_each_server(async |server| {
+        for (name, first) in [("one", 1), ("two", 3)] {
+            let (status, made) = server.upload(name, disk(first)).await;
+            assert_eq!(status, StatusCode::CREATED, "{made}");
+        }
+        until_stored(server, 5).await;
+        for (name, left) in [("one", 3), ("two", 0)] {
+            let (status, _) = server
+                .call(Method::DELETE, &format!("/api/v1/images/{name}"), None)
+                .await;
+            assert_eq!(status, StatusCode::NO_CONTENT);
+            until_stored(server, left).await;
+        }
+    });
+}
+
+#[test]
+fn an_upload_that_fails_or_is_cut_leaves_nothing() {
+    on_each_server(async |server| {
+        let (status, made) = server.upload("kept", disk(1)).await;
+        assert_eq!(status, StatusCode::CREATED, "{made}");
+        // Taken: refused after the last byte, when all is stored.
+        let (status, refused) = server.upload("kept", disk(5)).await;
+        assert_eq!(
+            (status, refused["code"].as_str()),
+            (StatusCode::CONFLICT, Some("taken"))
+        );
+        until_stored(server, 3).await;
+        // What begins as no disk does is refused by name, also within zstd.
+        let mut qcow2 = disk(5);
+        qcow2[..4].copy_from_slice(b"QFI\xfb");
+        let packed = zstd::bulk::compress(&qcow2, 1).unwrap();
+        let page = "<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>".repeat(9);
+        for (upload, what) in [
+            (qcow2, "qcow2"),
+            (packed, "qcow2"),
+            (page.into_bytes(), "web page"),
+        ] {
+            let (status, refused) = server.upload("other", upload).await;
+            assert_eq!(
+                (status, refused["code"].as_str()),
+                (StatusCode::BAD_REQUEST, Some("image_format")),
+                "{refused}"
+            );
+            assert!(refused["detail"].as_str().unwrap().contains(what), "{refused}");
+        }
+        let cut = zstd::bulk::compress(&disk(7), 1).unwrap();
+        let (status, refused) = server.upload("other", cut[..cut.len() / 2].to_vec()).await;
+        assert_eq!(
+            (status, refused["code"].as_str()),
+            (StatusCode::BAD_REQUEST, Some("image_broken_off")),
+            "{refused}"
+        );
+        // A client that goes away in the middle.
+        let mut socket = std::net::TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+        let head = format!(
+            "POST /api/v1/images?name=other HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 99999999\r\n\r\n",
+            server.token
+        );
+        std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();
+        std::io::Write::write_all(&mut socket, &disk(11)).unwrap();
+        until_stored(server, 5).await;
+        drop(socket);
+        until_stored(server, 3).await;
+        let images = server.get("/api/v1/images").await;
+        assert_eq!(images["items"].as_array().unwrap().len(), 1);
+    });
 }

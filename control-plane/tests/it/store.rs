@@ -25,7 +25,7 @@ use slipway_control_plane::{
 use slipway_protocol::{
     ids::{ImageId, InstanceId, JobId, MacAddr, MachineId, SiteId},
     image::Manifest,
-    inventory::{DiskRule, FirmwareKind},
+    inventory::{DiskRule, FirmwareKind, Inventory},
     order::Hardware,
     report::{Failure, MachineSeen, Outcome, Report},
 };
@@ -406,12 +406,81 @@ async fn tokens_answers_images_and_sightings_are_kept() {
                 let stranger = MacAddr([2, 0, 0, 0, 0, 99]);
                 discovered::put(db, &site(), stranger, &seen, now)?;
                 discovered::put(db, &site(), machine(1).details.macs[0], &seen, now)?;
-                let listed: Vec<MacAddr> = discovered::list(db)?.into_iter().map(|(_, mac, _)| mac).collect();
+                let listed = discovered::page(db, None, ("", ""), 10)?;
+                let listed: Vec<MacAddr> = listed.into_iter().map(|(_, mac, _)| mac).collect();
                 assert_eq!(listed, [stranger], "an enrolled machine is not told of");
                 Ok::<_, StoreError>(())
             })
             .await
             .unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn unknown_ports_are_each_sites_own_bounded_and_forgotten() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let now = Utc::now();
+        let mac = |n: u32| {
+            let [_, a, b, c] = n.to_be_bytes();
+            MacAddr([2, 0, 1, a, b, c])
+        };
+        let kept = store.transaction(move |db| {
+            let address = [192, 0, 2, 200].into();
+            let seen = |product: &str| MachineSeen {
+                at: now,
+                address,
+                inventory: Some(Inventory {
+                    product: Some(product.to_owned()),
+                    ..Inventory::default()
+                }),
+            };
+            let (ours, other) = (site(), SiteId::new("bj-2").unwrap());
+            sites::insert(db, &other, &settings(), now)?;
+            assert!(discovered::put(db, &ours, mac(1), &seen("true"), now)?);
+            assert!(discovered::put(db, &other, mac(1), &seen("a lie"), now)?);
+            let found = discovered::inventory_of(db, &ours, &[mac(1)])?.unwrap();
+            assert_eq!(
+                found.product.as_deref(),
+                Some("true"),
+                "another site's word changes nothing"
+            );
+            let most = u32::try_from(discovered::MOST_PER_SITE).unwrap();
+            let bare = MachineSeen {
+                inventory: None,
+                ..seen("")
+            };
+            for n in 2..most + 5 {
+                let at = now + TimeDelta::milliseconds(n.into());
+                discovered::put(db, &ours, mac(n), &bare, at)?;
+            }
+            let mut all = Vec::new();
+            let mut after = (String::new(), String::new());
+            loop {
+                let page = discovered::page(db, None, (&after.0, &after.1), 1000)?;
+                let Some((site, mac, _)) = page.last() else { break };
+                after = (mac.to_string(), site.to_string());
+                all.extend(page);
+            }
+            let of_ours: Vec<MacAddr> = all
+                .iter()
+                .filter(|(at, ..)| *at == ours)
+                .map(|(_, mac, _)| *mac)
+                .collect();
+            assert_eq!(of_ours.len(), usize::try_from(most).unwrap());
+            assert!(
+                !of_ours.contains(&mac(1)) && of_ours.contains(&mac(most + 4)),
+                "the oldest fall out"
+            );
+            assert_eq!(all.len() - of_ours.len(), 1, "the other site's is still there");
+            let only = discovered::page(db, Some(&[other.to_string()]), ("", ""), 10)?;
+            assert_eq!(only.len(), 1);
+            let in_a_month = now + discovered::KEPT_FOR + TimeDelta::minutes(1);
+            discovered::prune(db, in_a_month - discovered::KEPT_FOR)?;
+            discovered::page(db, None, ("", ""), 10)
+        });
+        assert_eq!(kept.await.unwrap(), []);
     })
     .await;
 }

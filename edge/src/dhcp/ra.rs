@@ -37,16 +37,18 @@ pub fn is_solicitation(bytes: &[u8]) -> bool {
 
 /// Answers solicitations on one interface until `stop`, in a thread of its own: tokio has no raw sockets. Where IPv6 is
 /// off there is nothing to answer.
-pub async fn run(interface: String, index: u32, stop: CancellationToken) {
+pub async fn run(interface: String, index: u32, stop: CancellationToken) -> anyhow::Result<()> {
+    let until = stop.clone();
     let thread = tokio::task::spawn_blocking(move || match open(&interface, index) {
         Ok(socket) => serve(&socket, &interface, index, &stop),
         Err(error) => {
             info!(interface, %error, "no IPv6 router advertisements here; iPXE may wait some seconds longer");
         }
     });
-    if thread.await.is_err() {
-        info!("the router advertisement thread ended early");
-    }
+    thread.await?;
+    // Where none can be sent the site works on without them.
+    until.cancelled().await;
+    Ok(())
 }
 
 fn serve(mut socket: &Socket, interface: &str, index: u32, stop: &CancellationToken) {

@@ -1,10 +1,10 @@
 //! Boot scripts and overlays. A script URL always answers with a script, never with an error page: firmware that gets
 //! one drops out of its boot order.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    extract::{Path, State},
+    extract::{ConnectInfo, Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,34 +13,53 @@ use slipway_protocol::{
     ids::{Digest, MacAddr, MachineId},
     report::{EventSource, TimelineEvent},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::HttpState;
+use super::{HttpState, caller};
 use crate::{
     boot::BootMode,
-    boots::unknown_job,
+    boots::{AgentAtWork, unknown_job},
     dhcp::server::Sighting,
-    ipxe,
+    ipxe, metrics,
     overlay::{self, File},
     store::Boot,
 };
 
 /// `GET /boot/{mac}.ipxe`
-pub(super) async fn script(State(state): State<Arc<HttpState>>, Path(name): Path<String>) -> Response {
+pub(super) async fn script(
+    State(state): State<Arc<HttpState>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+) -> Response {
     let mac = name
         .strip_suffix(".ipxe")
         .and_then(|mac| mac.parse::<MacAddr>().ok());
-    let script = mac.map_or_else(ipxe::local, |mac| script_for(&state, mac));
+    let script = mac.map_or_else(ipxe::local, |mac| script_for(&state, mac, peer));
     ([(header::CONTENT_TYPE, "text/plain")], script).into_response()
 }
 
-fn script_for(state: &HttpState, mac: MacAddr) -> String {
+fn script_for(state: &HttpState, mac: MacAddr, peer: SocketAddr) -> String {
+    if !caller::is_from(state, mac, peer) {
+        refuse(state, mac, peer, "script");
+        return ipxe::local();
+    }
     let (script, what) = match boot_key(state, mac) {
         Some((server, boot_key)) => (ipxe::liveos(state.server_on(server), mac, &boot_key), "LiveOS"),
         None => (ipxe::local(), "disk"),
     };
     sight(state, mac, "script", format!("boot script: {what}"));
     script
+}
+
+/// Somebody asks in the name of a port for what only the machine itself is given. Counted, and an event of the machine.
+fn refuse(state: &HttpState, mac: MacAddr, peer: SocketAddr, what: &'static str) {
+    metrics::boot_refused(what);
+    let from = peer.ip();
+    let text = format!(
+        "the {what} of this machine was asked for from {from}, which is not the machine by the address it was given and the port \
+         that answers for it; it was not given"
+    );
+    sight(state, mac, "not_the_machine", text);
 }
 
 /// The address of this server towards a machine and the name of its overlay, if it is to boot the LiveOS.
@@ -73,41 +92,64 @@ pub(crate) fn unknown_machine(mac: MacAddr) -> MachineId {
 /// `GET /boot/{mac}/{boot_key}/overlay.img`
 pub(super) async fn overlay(
     State(state): State<Arc<HttpState>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((mac, boot_key)): Path<(String, String)>,
 ) -> Response {
     let refused = || (StatusCode::NOT_FOUND, "no such overlay\n").into_response();
     let Ok(mac) = mac.parse::<MacAddr>() else {
         return refused();
     };
-    let machine = state
-        .context
-        .table
-        .entry(mac)
-        .map_or_else(|| unknown_machine(mac), |entry| entry.machine);
-    let Some(boot) = state
-        .context
-        .boots
-        .get(machine)
-        .filter(|boot| same(&boot.boot_key, &boot_key))
-    else {
-        warn!(%mac, "an overlay was asked for by a wrong name");
+    if !caller::is_from(&state, mac, peer) {
+        refuse(&state, mac, peer, "overlay");
+        return refused();
+    }
+    let Some(boot) = boot_waited_for(&state, mac).filter(|boot| same(&boot.boot_key, &boot_key)) else {
+        metrics::boot_refused("overlay");
+        debug!(%mac, "an overlay was asked for by a wrong name, or while no boot is waited for");
         return refused();
     };
-    let Some(config) = boot_config(&state, mac, &boot) else {
+    let handed_out = match state.context.boots.hand_out(boot) {
+        Ok(Ok(handed_out)) => handed_out,
+        Ok(Err(AgentAtWork)) => {
+            metrics::boot_refused("overlay");
+            let text = "the overlay was asked for while the agent is at work; it was not given".to_owned();
+            sight(&state, mac, "agent_at_work", text);
+            return refused();
+        }
+        Err(error) => {
+            warn!(%mac, %error, "a boot token cannot be made");
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+    };
+    let Some(bytes) = overlay_of(&state, mac, &handed_out.boot) else {
         return refused();
     };
-    let Ok(json) = serde_json::to_vec(&config) else {
-        return refused();
-    };
-    let path = BOOT_CONFIG_PATH.trim_start_matches('/');
-    let bytes = overlay::archive(&[File {
-        path,
-        mode: 0o600,
-        bytes: &json,
-    }]);
-    info!(%mac, %machine, "LiveOS handed out");
+    info!(%mac, machine = %handed_out.boot.machine, again = handed_out.again, "LiveOS handed out");
+    if handed_out.again {
+        let text = "the overlay was fetched again: the token given before is good no more, and its agent was put out".to_owned();
+        sight(&state, mac, "overlay_again", text);
+    }
     sight(&state, mac, "overlay", "LiveOS loaded".to_owned());
     ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response()
+}
+
+/// The token of a port's machine, if a boot of the LiveOS is waited for.
+fn boot_waited_for(state: &HttpState, mac: MacAddr) -> Option<Boot> {
+    let machine = match state.context.table.entry(mac) {
+        Some(entry) if entry.mode == BootMode::Local => return None,
+        Some(entry) => entry.machine,
+        None => unknown_machine(mac),
+    };
+    state.context.boots.get(machine)
+}
+
+fn overlay_of(state: &HttpState, mac: MacAddr, boot: &Boot) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(&boot_config(state, mac, boot)?).ok()?;
+    Some(overlay::archive(&[File {
+        path: BOOT_CONFIG_PATH.trim_start_matches('/'),
+        mode: 0o600,
+        bytes: &json,
+    }]))
 }
 
 /// Compares digests, so that the time taken says nothing of the key.

@@ -3,6 +3,7 @@
 //! reads it; it never says a secret of one machine to another.
 
 mod boot;
+mod caller;
 mod files;
 mod phone_home;
 mod sent;
@@ -16,7 +17,10 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::mpsc;
 
-use crate::{context::Context, dhcp::server::Sighting, runner::actor::Runner, tftp::server::Files};
+use crate::{
+    context::Context, dhcp::server::Sighting, neighbours::Neighbours, runner::actor::Runner,
+    tftp::server::Files,
+};
 
 /// What the handlers need.
 pub struct HttpState {
@@ -34,6 +38,10 @@ pub struct HttpState {
     pub mqtt_port: u16,
     /// Authority of this edge's certificate, PEM.
     pub ca: String,
+    /// Who answers for an address.
+    pub neighbours: Arc<dyn Neighbours>,
+    /// Whether this edge gives out addresses.
+    pub serves_dhcp: bool,
     /// Where sightings go.
     pub sightings: mpsc::Sender<Sighting>,
     /// Renders `/metrics`.

@@ -125,7 +125,12 @@ pub enum Input {
 #[derive(Clone)]
 pub struct Runner {
     inputs: mpsc::Sender<Input>,
+    /// What boot services see; heard when nothing else is to be done.
+    seen: mpsc::Sender<Input>,
 }
+
+/// How many sightings wait for the runner.
+const SEEN_QUEUE: usize = 64;
 
 impl Runner {
     /// Tells the runner; waits while it is busy. A runner that has ended hears nothing more.
@@ -133,6 +138,12 @@ impl Runner {
         if self.inputs.send(input).await.is_err() {
             warn!("the order runner has ended; this process is stopping");
         }
+    }
+
+    /// Tells the runner what matters less than anything else, if there is room for it.
+    #[must_use]
+    pub fn tell_if_idle(&self, input: Input) -> bool {
+        self.seen.try_send(input).is_ok()
     }
 
     /// Starts the runner with what the store holds. The task ends with `stop`, or with a store that cannot be written:
@@ -145,9 +156,12 @@ impl Runner {
         stop: CancellationToken,
     ) -> Result<(Self, tokio::task::JoinHandle<Result<(), StoreError>>), StoreError> {
         let (inputs, receiver) = mpsc::channel(1024);
-        let runner = Self { inputs };
+        let (seen, seen_receiver) = mpsc::channel(SEEN_QUEUE);
+        let runner = Self { inputs, seen };
+        let started = (context.now)();
         let mut actor = Actor {
             context,
+            started,
             runner: runner.clone(),
             machines: HashMap::new(),
             by_mac: HashMap::new(),
@@ -157,7 +171,7 @@ impl Runner {
         actor.load()?;
         Ok((
             runner,
-            tokio::spawn(async move { actor.run(receiver, stop).await }),
+            tokio::spawn(async move { actor.run((receiver, seen_receiver), stop).await }),
         ))
     }
 }
@@ -170,15 +184,17 @@ pub(super) struct Actor {
     wakes: BinaryHeap<Reverse<(DateTime<Utc>, MachineId)>>,
     /// When it last looked who is to be woken.
     looked_at: DateTime<Utc>,
+    /// When this process began: what was to be seen before, it has not seen.
+    started: DateTime<Utc>,
 }
 
 impl Actor {
     async fn run(
         mut self,
-        mut inputs: mpsc::Receiver<Input>,
+        (mut inputs, mut seen): (mpsc::Receiver<Input>, mpsc::Receiver<Input>),
         stop: CancellationToken,
     ) -> Result<(), StoreError> {
-        let result = self.work(&mut inputs, &stop).await;
+        let result = self.work(&mut inputs, &mut seen, &stop).await;
         // The process may live on: what is under way on a BMC or on the disk must not.
         for machine in self.machines.values() {
             machine.abort_all();
@@ -189,6 +205,7 @@ impl Actor {
     async fn work(
         &mut self,
         inputs: &mut mpsc::Receiver<Input>,
+        seen: &mut mpsc::Receiver<Input>,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         self.take_up(inputs, stop).await?;
@@ -204,6 +221,7 @@ impl Actor {
                     Some(input) => self.take(input)?,
                     None => return Ok(()),
                 },
+                Some(sighting) = seen.recv() => self.take(sighting)?,
             }
         }
     }
@@ -312,11 +330,14 @@ impl Actor {
         if m.report.outcome.is_final() {
             return Ok(());
         }
+        let now = (self.context.now)();
+        // The first sign of a boot is written down before anything else happens: who starts after a crash does not boot the machine
+        // again. All else can wait: whoever is on the network can make any number of sightings.
+        let is_first_sign = next::is_first_sign_of_boot(&m.order, &m.report, &event);
         next::note(&mut m.report, event);
-        if system {
-            next::booted_another_system(&m.order, &mut m.report, (self.context.now)());
-        }
-        self.settle(machine, true)
+        m.unsaved = true;
+        let lost = system && next::booted_another_system(&m.order, &mut m.report, self.started, now);
+        self.settle(machine, is_first_sign || lost)
     }
 
     fn take_step(

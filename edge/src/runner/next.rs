@@ -283,9 +283,25 @@ fn boot_again(order: &Order, report: &mut Report, step: &Step, now: DateTime<Utc
     }
 }
 
-/// The machine asks for an address as an operating system does, which the LiveOS does not: where the agent's first word
-/// is waited for, the machine booted its disk, and is booted again. Answers whether that changed anything.
-pub fn booted_another_system(order: &Order, report: &mut Report, now: DateTime<Utc>) -> bool {
+/// The machine asks for an address as an operating system does, which the LiveOS does not. By itself that shows nothing, since
+/// anybody on the network can ask in its name. But where the agent is waited for, the boot was ordered before this process
+/// began, and no sign of it was seen since, the machine went past an edge that was away, and is booted again: at most once a
+/// start of this process, as the next boot is ordered after it. Answers whether that changed anything.
+pub fn booted_another_system(
+    order: &Order,
+    report: &mut Report,
+    started: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> bool {
+    let ordered = report.steps.iter().filter(|state| {
+        let boots = |step: &Step| matches!(step.action, Action::DriverBoot { .. });
+        order.step(&state.id).is_some_and(boots)
+    });
+    let ordered = ordered.filter_map(|state| state.finished_at).max();
+    let missed = ordered.is_some_and(|at| at < started && !has_booted_since(report, at));
+    if !missed {
+        return false;
+    }
     let waits = |(step, _): &(&Step, u32)| step.action == Action::AgentInventory;
     let Some((step, _)) = running(order, report, Side::Agent).into_iter().find(waits) else {
         return false;
@@ -443,6 +459,22 @@ pub fn note(report: &mut Report, mut event: TimelineEvent) {
 pub fn has_booted_since(report: &Report, since: DateTime<Utc>) -> bool {
     let script = |e: &TimelineEvent| e.source == EventSource::Http && e.code == "script" && e.at >= since;
     report.events.iter().any(script)
+}
+
+/// Whether an event is the first sign that the machine follows the boot that is under way or was ordered last.
+#[must_use]
+pub fn is_first_sign_of_boot(order: &Order, report: &Report, event: &TimelineEvent) -> bool {
+    let boots = |state: &&StepReport| {
+        let step = order.step(&state.id);
+        step.is_some_and(|step| matches!(step.action, Action::DriverBoot { .. }))
+    };
+    let begun = report
+        .steps
+        .iter()
+        .filter(boots)
+        .filter_map(|state| state.started_at);
+    let is_script = event.source == EventSource::Http && event.code == "script";
+    is_script && begun.max().is_some_and(|begun| !has_booted_since(report, begun))
 }
 
 /// The steps that are under way, with the attempt, of one side: the agent's or the edge's own. The edge keeps its own

@@ -54,14 +54,22 @@ enum Booted {
 impl Machine {
     /// A machine whose disk is a file in `folder`.
     #[must_use]
-    pub(super) fn new(place: MachinePlace, folder: &Path, pace: Pace, http: reqwest::Client) -> Self {
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub(super) fn new(place: MachinePlace, folder: &Path, pace: Pace) -> anyhow::Result<Self> {
+        // From its own address: its edge gives nobody else what it is to boot.
+        let http = reqwest::Client::builder()
+            .local_address(std::net::IpAddr::V4(place.address()))
+            .timeout(Duration::from_secs(30))
+            .build()?;
         let disk = folder.join(format!("{}.disk", place.name()));
-        Self {
+        Ok(Self {
             place,
             disk,
             pace,
             http,
-        }
+        })
     }
 
     /// Boots, and boots again after each restart, until the power goes.

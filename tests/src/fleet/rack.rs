@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, mpsc},
     thread::JoinHandle,
-    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -58,13 +57,10 @@ impl Rack {
             thread: None,
             _disks: disks,
         };
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(30))
-            .build()?;
         let mut chassis = Vec::new();
         for place in &rack.machines {
             let pace = Pace::new(seed, place.number());
-            let machine = Machine::new(*place, rack._disks.path(), pace, http.clone());
+            let machine = Machine::new(*place, rack._disks.path(), pace)?;
             let made = SimulatedChassis::new(machine, rack.stop.clone());
             rack.deeds.insert(place.name(), made.deeds());
             chassis.push((*place, made));

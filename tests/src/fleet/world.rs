@@ -226,16 +226,13 @@ impl Fleet {
     }
 
     async fn enrol(&mut self, block: Block) -> anyhow::Result<()> {
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(30))
-            .build()?;
         let machines = self.spec.machines;
         let places: Vec<MachinePlace> = (0..self.spec.sites)
             .flat_map(|site| (0..machines).map(move |machine| block.site(site).machine(machine)))
             .collect();
         for place in &places {
             let pace = Pace::new(self.spec.seed, place.number());
-            let machine = Machine::new(*place, self._disks.path(), pace, http.clone());
+            let machine = Machine::new(*place, self._disks.path(), pace)?;
             let chassis = SimulatedChassis::new(machine, self.stop.clone());
             let socket = UdpSocket::bind(place.bmc()).await;
             let socket = socket.with_context(|| format!("cannot serve a BMC on {}", place.bmc()))?;

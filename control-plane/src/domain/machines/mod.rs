@@ -16,6 +16,7 @@ use slipway_protocol::{
     report::MachineSeen,
     seal::Secret,
 };
+use tracing::error;
 use uuid::Uuid;
 
 pub use import::{Action, Given, How, Line, MOST_ROWS, import};
@@ -30,7 +31,7 @@ use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,
     domain::{machine_types, names},
-    error::ApiError,
+    error::{ApiError, chain},
     store::{
         Database, StoreResult,
         audit::{self, Change},
@@ -283,6 +284,18 @@ pub fn seen(
         events::append(db, &event.text(mac.to_string()).data(data))?;
     }
     Ok(true)
+}
+
+/// Forgets unknown ports that were not seen for a month.
+pub async fn prune_discovered(app: &App) {
+    let before = (app.now)() - discovered::KEPT_FOR;
+    if let Err(failure) = app
+        .store
+        .transaction(move |db| discovered::prune(db, before))
+        .await
+    {
+        error!(error = %chain(&failure), "unknown ports of long ago cannot be removed; trying again in an hour");
+    }
 }
 
 /// Removes a machine that is free.

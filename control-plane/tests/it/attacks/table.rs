@@ -104,13 +104,13 @@ pub(crate) fn publishes() -> Vec<Attack> {
         by_neighbour(
             "a topic with wildcards",
             say(b"slipway/v1/+/evt/hello"),
-            refused(),
+            embedded(Closed, "packet", "Incorrect packet format"),
             mosquitto(Closed, "disconnected due to protocol error"),
         ),
         by_neighbour(
             "a topic with NUL",
             say(b"slipway/v1/bj-2/evt/\0"),
-            refused(),
+            embedded(Closed, "packet", "Malformed packet"),
             mosquitto(Closed, "malformed packet"),
         ),
         by_neighbour(
@@ -142,10 +142,15 @@ pub(crate) fn subscriptions() -> Vec<Attack> {
         "$share/control-plane/slipway/v1/+/evt/#",
     ]
     .map(|filter| {
+        let reason = if filter.starts_with("$share/") {
+            "shared subscriptions are not to be had"
+        } else {
+            "may not subscribe to"
+        };
         by_neighbour(
             filter,
             subscribe(filter),
-            embedded(Closed, "subscribe", "may not subscribe to"),
+            embedded(Closed, "subscribe", reason),
             mosquitto(Silence, ""),
         )
     })
@@ -183,7 +188,7 @@ pub(crate) fn connections() -> Vec<Attack> {
         connecting(
             "MQTT 5",
             connect_5(NEIGHBOUR),
-            refused("unreadable CONNECT"),
+            refused("no CONNECT: Invalid protocol level"),
             // Mosquitto speaks it; the rights are the same.
             mosquitto(Silence, ""),
         ),

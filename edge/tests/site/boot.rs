@@ -1,0 +1,329 @@
+//! A hostile machine on the provisioning network: what it gets of another one's boot, and what it costs others to be asked for in
+//! a machine's name without end. The edge's real HTTP server, on loopback addresses that stand for the machines'.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use chrono::TimeDelta;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use slipway_bus::guard::{Admission as _, Applicant};
+use slipway_edge::{
+    agents::AgentAdmission,
+    dhcp::server::Sighting,
+    http::{self, HttpState},
+    neighbours::Neighbours,
+    runner::actor::Input,
+    tftp::server::Files,
+    watch,
+};
+use slipway_protocol::{
+    bmc::{BmcState, Power},
+    boot::BootConfig,
+    ids::{MacAddr, MachineId},
+    order::{Action, Order, Step},
+    report::{EventSource, TimelineEvent},
+    site::SubnetConfig,
+    topic::Topic,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+
+use crate::edge::{Edge, NOW, centre, machine, now, order, site, stamp};
+
+const VICTIM: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 9);
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 66);
+const SERVER: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
+const PORT: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// On loopback nobody has a neighbour.
+struct Nobody;
+
+impl Neighbours for Nobody {
+    fn port_of(&self, _: Ipv4Addr) -> Option<MacAddr> {
+        None
+    }
+}
+
+fn step(id: &str, action: Action, needs: &[&str]) -> Step {
+    Step {
+        id: id.parse().unwrap(),
+        role: action.role(),
+        action,
+        needs: needs.iter().map(|need| need.parse().unwrap()).collect(),
+        no_progress_timeout_s: 600,
+        retries: 1,
+    }
+}
+
+/// An order that waits for the machine's boot.
+fn waits_for_boot() -> Order {
+    let bind = Action::DhcpBind {
+        address: VICTIM,
+        hostname: None,
+    };
+    let mut order = order(7);
+    order.deadline = now() + TimeDelta::hours(1);
+    order.hardware.macs = vec![PORT];
+    order.steps = vec![
+        step("bind-address", bind, &[]),
+        step("serve-liveos", Action::BootLiveos, &["bind-address"]),
+        step("inventory", Action::AgentInventory, &["serve-liveos"]),
+    ];
+    order
+}
+
+struct World {
+    edge: Edge,
+    server: SocketAddr,
+    sightings: mpsc::Sender<Sighting>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        slipway_bus::tls::install_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let edge = Edge::start(dir.path());
+        let subnet = SubnetConfig {
+            network: "127.77.0.0/24".parse().unwrap(),
+            server: SERVER,
+            gateway: None,
+            dns: vec![],
+            pool: None,
+            lease_seconds: 600,
+        };
+        edge.context.table.set_site(&[subnet], false);
+        let topic = Topic::Order(site(), machine());
+        edge.send(&topic, centre().seal(&topic, stamp(1), &waits_for_boot()))
+            .await;
+        let waits = |edge: &Edge| {
+            edge.context
+                .table
+                .entry(PORT)
+                .is_some_and(|e| format!("{:?}", e.mode).contains("LiveOs"))
+        };
+        let wait = async {
+            while !waits(&edge) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, wait)
+            .await
+            .expect("the boot is waited for");
+        let (sightings, receiver) = mpsc::channel(256);
+        let (_, unknown) = mpsc::channel(1);
+        let (words, mut spoken) = mpsc::channel(64);
+        tokio::spawn(async move { while spoken.recv().await.is_some() {} });
+        tokio::spawn(watch::run(
+            Arc::clone(&edge.context),
+            edge.runner.clone(),
+            (receiver, unknown),
+            words,
+            edge.stop.clone(),
+        ));
+        let listener = TcpListener::bind((SERVER, 0)).await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let state = HttpState {
+            context: Arc::clone(&edge.context),
+            runner: edge.runner.clone(),
+            liveos: dir.path().into(),
+            boot_programs: Arc::new(Files::load(dir.path(), &[]).unwrap()),
+            http_port: server.port(),
+            mqtt_port: 8883,
+            ca: "CA".to_owned(),
+            neighbours: Arc::new(Nobody),
+            serves_dhcp: true,
+            sightings: sightings.clone(),
+            metrics: PrometheusBuilder::new().build_recorder().handle(),
+        };
+        let service = http::router(Arc::new(state)).into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await });
+        Self {
+            edge,
+            server,
+            sightings,
+            _dir: dir,
+        }
+    }
+
+    async fn get(&self, from: Ipv4Addr, path: &str) -> (u16, Vec<u8>) {
+        let http = reqwest::Client::builder()
+            .local_address(IpAddr::V4(from))
+            .build()
+            .unwrap();
+        let answer = http
+            .get(format!("http://{}{path}", self.server))
+            .send()
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.bytes().await.unwrap().to_vec())
+    }
+
+    async fn script(&self, from: Ipv4Addr) -> String {
+        let (status, script) = self.get(from, &format!("/boot/{}.ipxe", PORT.hyphenated())).await;
+        assert_eq!(status, 200, "firmware never gets an error page for a script");
+        String::from_utf8(script).unwrap()
+    }
+
+    /// Whether an agent with this boot's password is let in.
+    fn lets_in(&self, config: &BootConfig) -> Option<slipway_bus::guard::Admitted> {
+        let admission = AgentAdmission {
+            context: Arc::clone(&self.edge.context),
+        };
+        let applicant = Applicant {
+            peer: (ATTACKER, 1).into(),
+            certificate: None,
+            client_id: format!("agent-{}", config.machine),
+            login: Some((config.machine.to_string(), config.token.mqtt_password())),
+        };
+        admission.admit(&applicant).ok()
+    }
+
+    async fn until_told(&self, code: &str) {
+        let told = |edge: &Edge| {
+            let report = edge.report();
+            report.is_some_and(|report| report.events.iter().any(|event| event.code == code))
+        };
+        let wait = async {
+            while !told(&self.edge) {
+                // What is seen is written with what else changes, and at the latest when time has passed.
+                NOW.fetch_add(10, Ordering::Relaxed);
+                let state = BmcState::of_power(Power::On, now());
+                let machine = machine();
+                self.edge.runner.tell(Input::Bmc { machine, state }).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(LIMIT, wait).await;
+        assert!(
+            waited.is_ok(),
+            "no event {code}: {:?}",
+            self.edge.report().map(|r| r.events)
+        );
+    }
+}
+
+/// Where a script says that the overlay is.
+fn overlay_path(script: &str) -> String {
+    let line = script
+        .lines()
+        .find(|line| line.contains("overlay.img ${base}"))
+        .unwrap();
+    let rest = line.split_once("${base}").unwrap().1;
+    rest.split_once(' ').unwrap().0.to_owned()
+}
+
+fn boot_config(archive: &[u8]) -> BootConfig {
+    let start = archive.windows(2).position(|two| two == b"{\"").unwrap();
+    let mut values = serde_json::Deserializer::from_slice(&archive[start..]).into_iter::<BootConfig>();
+    values.next().unwrap().unwrap()
+}
+
+/// Whoever asked for `/boot/{MAC}.ipxe` was given the machine's boot key, its overlay, and with the token in it its order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_is_given_nothing_of_a_machine_s_boot() {
+    let world = World::start().await;
+    let theirs = world.script(ATTACKER).await;
+    assert!(
+        theirs.contains("boots its disk") && !theirs.contains("overlay"),
+        "{theirs}"
+    );
+    world.until_told("not_the_machine").await;
+    let own = world.script(VICTIM).await;
+    let path = overlay_path(&own);
+    assert_eq!(
+        world.get(ATTACKER, &path).await.0,
+        404,
+        "a boot key that leaked opens nothing elsewhere"
+    );
+    let (status, archive) = world.get(VICTIM, &path).await;
+    assert_eq!(status, 200);
+    assert!(world.lets_in(&boot_config(&archive)).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_is_handed_out_once_a_boot_and_a_second_one_puts_the_first_out() {
+    let world = World::start().await;
+    let path = overlay_path(&world.script(VICTIM).await);
+    let first = boot_config(&world.get(VICTIM, &path).await.1);
+    let agent = world.lets_in(&first).unwrap();
+    assert_eq!(
+        world.get(VICTIM, &path).await.0,
+        404,
+        "while an agent is at work no boot is waited for"
+    );
+    world.until_told("agent_at_work").await;
+    let leave = agent.leave.clone();
+    drop(agent);
+    let second = boot_config(&world.get(VICTIM, &path).await.1);
+    assert_ne!(
+        first.token.mqtt_password().reveal(),
+        second.token.mqtt_password().reveal()
+    );
+    assert!(leave.is_cancelled(), "the former agent's connection is ended");
+    assert!(world.lets_in(&first).is_none() && world.lets_in(&second).is_some());
+    world.until_told("overlay_again").await;
+}
+
+/// 200 script fetches a second in a machine's name slowed another machine's job from one second to 53.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_in_a_machine_s_name_costs_no_writes_and_nobody_waits_behind_it() {
+    let world = World::start().await;
+    let before = world.edge.context.ledger.report_revision(&machine().to_string());
+    let sighting = |n: u32| Sighting {
+        mac: PORT,
+        address: VICTIM,
+        unknown: false,
+        event: TimelineEvent {
+            at: now(),
+            source: EventSource::Http,
+            code: "script".to_owned(),
+            text: format!("boot script {n}"),
+        },
+        system: n.is_multiple_of(2),
+    };
+    let flood = async {
+        for n in 0..20_000 {
+            // As the boot services do: what there is no room for is dropped.
+            let _ = world.sightings.try_send(sighting(n));
+            tokio::task::yield_now().await;
+        }
+    };
+    let answered = async {
+        for _ in 0..200 {
+            let (accepted, answer) = oneshot::channel();
+            let input = Input::PhoneHome {
+                machine: MachineId(uuid::Uuid::from_u128(99)),
+                nonce: "x".to_owned(),
+                text: String::new(),
+                accepted,
+            };
+            world.edge.runner.tell(input).await;
+            answer.await.unwrap();
+        }
+    };
+    let both = async { tokio::join!(flood, answered) };
+    tokio::time::timeout(LIMIT, both)
+        .await
+        .expect("others are answered meanwhile");
+    let report = world.edge.report().unwrap();
+    let scripts = report
+        .events
+        .iter()
+        .filter(|event| event.code == "script")
+        .count();
+    assert!(scripts <= 10, "{scripts} of 20,000 repeats stand in the report");
+    let after = world.edge.context.ledger.report_revision(&machine().to_string());
+    assert!(after >= before);
+    assert!(
+        !report.steps.iter().any(|step| step.attempt > 1),
+        "nothing was begun again on the word of the network: {:?}",
+        report.steps
+    );
+}
