@@ -21,8 +21,10 @@ export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
 FLEET ?= --sites 20 --machines 50 --installs 200
 SIM ?= --seeds 100000
+CARGO_DENY := 0.20.2
+ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: help deps tools build agent web liveos guest-images edge-package edge-image parts demo test test-long bench fleet lint sim man openapi lab-up clean-lab clean
+.PHONY: help deps tools build agent web liveos guest-images edge-package edge-image parts demo test test-long bench fleet deny lint sim man openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -100,7 +102,13 @@ fleet: build ## Simulates a fleet and measures it, as FLEET="--sites 20 --machin
 sim: ## Runs simulated fault schedules, as SIM="--seeds 100000 --from 0" or SIM="--replay SEED"
 	cargo run --locked --release -p slipway-tests --bin slipway-sim -- $(SIM)
 
-lint: web ## Format, lints, the web UI's unit tests
+deny: ## Holds the dependencies against deny.toml; against known vulnerabilities where their database can be reached
+	@cargo deny --version >/dev/null 2>&1 || cargo install --locked --version $(CARGO_DENY) cargo-deny
+	@cargo deny --locked check bans licenses sources
+	@if timeout 20 git ls-remote --quiet $(ADVISORIES) HEAD >/dev/null 2>&1; then cargo deny --locked check advisories; \
+	  else echo "advisories NOT looked at: $(ADVISORIES) cannot be reached from here"; fi
+
+lint: web deny ## Format, lints, the web UI's unit tests, the dependencies
 	cargo fmt --all --check
 	@cd $(WEB) && PATH="$(NODE):$$PATH" npm run --silent lint && PATH="$(NODE):$$PATH" npm run --silent test
 	cargo clippy --locked --workspace --all-targets -- -D warnings

@@ -9,6 +9,7 @@ pub mod backoff;
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod client;
+mod contained;
 #[cfg(feature = "broker")]
 pub mod guard;
 #[cfg(feature = "broker")]
@@ -18,6 +19,7 @@ pub mod router;
 pub mod tls;
 
 pub use client::{Client, Event, Options, Publish, PublishError};
+pub use contained::{FAULT, contained};
 
 /// The largest MQTT packet anybody here sends or takes, in bytes. An image manifest of 100 GB fits.
 pub const MAX_PACKET_BYTES: usize = 4 * 1024 * 1024;

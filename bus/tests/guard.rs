@@ -691,6 +691,22 @@ fn rss_kib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// A packet with up to three changes.
+fn mutated(model: &[u8], dice: &mut rand::rngs::StdRng) -> Vec<u8> {
+    use rand::Rng as _;
+    let mut packet = model.to_vec();
+    for _ in 0..dice.random_range(0..4) {
+        let at = dice.random_range(0..packet.len());
+        match dice.random_range(0..4) {
+            0 => packet[at] = dice.random(),
+            1 => packet.truncate(at.max(1)),
+            2 => packet.insert(at, dice.random()),
+            _ => packet[at] ^= 1 << dice.random_range(0..8),
+        }
+    }
+    packet
+}
+
 /// Packets of every kind, mutated, from one client after the other: none of them ends anything, and memory stays flat.
 #[tokio::test(flavor = "multi_thread")]
 async fn mutated_packets_end_nothing() {
@@ -721,17 +737,7 @@ async fn mutated_packets_end_nothing() {
             Vec::new()
         };
         for _ in 0..dice.random_range(1..40) {
-            let mut one = models[dice.random_range(0..models.len())].clone();
-            for _ in 0..dice.random_range(0..4) {
-                let at = dice.random_range(0..one.len());
-                match dice.random_range(0..4) {
-                    0 => one[at] = dice.random(),
-                    1 => one.truncate(at.max(1)),
-                    2 => one.insert(at, dice.random()),
-                    _ => one[at] ^= 1 << dice.random_range(0..8),
-                }
-            }
-            bytes.extend(one);
+            bytes.extend(mutated(&models[dice.random_range(0..models.len())], &mut dice));
             sent += 1;
         }
         let mut tcp = TcpStream::connect(world.address).await.unwrap();

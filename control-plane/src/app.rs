@@ -3,11 +3,12 @@
 use std::{
     path::Path,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use metrics_exporter_prometheus::PrometheusHandle;
-use slipway_bus::broker::Backend;
+use slipway_bus::{Client, broker::Backend};
 use slipway_protocol::keys::Signer;
 use tokio::sync::{Notify, broadcast};
 
@@ -15,7 +16,7 @@ use crate::{
     access::{oidc::provider::Provider, throttle::Throttle},
     chunks::Chunks,
     config::Config,
-    domain::{events::Feed, image_chunks::SweepQueue},
+    domain::{events::Feed, image_chunks::SweepQueue, readiness::NotReady},
     gateway::Admitted,
     notify::{egress::Private, post::Poster},
     pki::{self, Authority, PkiError},
@@ -54,6 +55,10 @@ pub struct App {
     pub edges: Admitted,
     /// The embedded broker, if this process runs one.
     pub broker: OnceLock<Backend>,
+    /// The connection to the broker.
+    pub link: OnceLock<Client>,
+    /// Whether the work could be done when that was last looked at.
+    pub readiness: tokio::sync::Mutex<Option<(Instant, Result<(), NotReady>)>>,
     /// Slows log-ins down, by address, and new passwords, by user.
     pub logins: Throttle,
     /// Slows callers down who prove nothing, by address.
@@ -101,6 +106,8 @@ impl App {
             reports: broadcast::channel(1024).0,
             edges: Admitted::default(),
             broker: OnceLock::new(),
+            link: OnceLock::new(),
+            readiness: tokio::sync::Mutex::default(),
             logins: Throttle::new(10, 0.1),
             strangers: Throttle::new(600, 10.0),
             noted_strangers: Throttle::new(100, 0.1),

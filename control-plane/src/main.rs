@@ -80,10 +80,10 @@ enum Command {
     },
 }
 
-/// One from the edge to the guard and two between the guard and the broker behind it.
-const FILES_A_CONNECTION: u64 = 3;
+/// The edge's connection; the router behind it needs none.
+const FILES_A_CONNECTION: u64 = 1;
 /// Database, HTTP, log.
-const OTHER_FILES: u64 = 256;
+const OTHER_FILES: u64 = 1024;
 /// Exit status for settings that cannot be used (BSD `EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
 

@@ -71,6 +71,7 @@ pub fn begin() {
         "not_its_machine",
         "not_its_job",
         "unknown_topic",
+        slipway_bus::FAULT,
     ] {
         counter!("slipway_messages_refused_total", "code" => code).increment(0);
     }

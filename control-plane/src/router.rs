@@ -107,6 +107,7 @@ type Routes = OpenApiRouter<Arc<App>>;
 fn open_routes() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(access::healthz))
+        .routes(routes!(access::readyz))
         .routes(routes!(access::setup_state, access::setup))
         .routes(routes!(account::login))
         .routes(routes!(access::join))
@@ -254,7 +255,7 @@ async fn traced(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
         .map(|path| path.as_str().to_owned());
     let quiet = matches!(
         route.as_deref(),
-        None | Some("/healthz" | "/metrics" | "/api/v1/chunks/{digest}")
+        None | Some("/healthz" | "/readyz" | "/metrics" | "/api/v1/chunks/{digest}")
     );
     let came = request
         .headers()

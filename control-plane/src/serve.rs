@@ -1,11 +1,12 @@
 //! One running control plane: store, keys, broker, gateway, scheduler, API.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use slipway_bus::{Client, Event};
+use slipway_listen::{Limits, room_for_connections};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -57,7 +58,9 @@ pub async fn run(
     let exporter = exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone())));
     let mut tasks = JoinSet::new();
     let (client, events) = gateway::connect(&app, &mut tasks, &stop).await?;
-    start_tasks(&app, client, events, mailer, &mut tasks, &stop);
+    for part in parts(&app, client, events, mailer, &stop) {
+        tasks.spawn(part.map(Ok));
+    }
     if let Some(token) = auth::prepare_setup(&app).await? {
         announce(&format!(
             "{}/setup#token={}",
@@ -66,10 +69,12 @@ pub async fn run(
         ));
     }
     info!(http = %app.config.http, "control plane up");
-    let service = router::routes(&app)
-        .0
-        .into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let limits = Limits {
+        connections: room_for_connections().min(Limits::default().connections),
+        exempt: app.config.trusted_proxies.clone(),
+        ..Limits::default()
+    };
+    let server = slipway_listen::serve(listener, router::routes(&app).0, limits, stop.clone());
     tasks.spawn(async { Ok(server.await?) });
     let ended = until_one_ends(tasks, &stop).await;
     if let Some(exporter) = exporter.filter(|_| ended.is_ok()) {
@@ -78,18 +83,19 @@ pub async fn run(
     ended
 }
 
-/// Starts the parts that are not servers.
-fn start_tasks(
+/// The parts that are not servers.
+fn parts(
     app: &Arc<App>,
     client: Client,
     events: mpsc::Receiver<Event>,
     mailer: Option<Mailer>,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
-) {
+) -> [futures::future::BoxFuture<'static, ()>; 8] {
+    // There is one connection in a process.
+    let _ = app.link.set(client.clone());
     let records: Arc<dyn gateway::records::Records> = Arc::clone(app) as _;
     let gateway = Gateway::new(records, Arc::new(client), app.sites.subscribe());
-    let parts: [futures::future::BoxFuture<'static, ()>; 8] = [
+    [
         Box::pin(gateway.run(events, stop.clone())),
         Box::pin(scheduler::run(Arc::clone(app), stop.clone())),
         Box::pin(domain::events::run(Arc::clone(app), stop.clone())),
@@ -98,10 +104,7 @@ fn start_tasks(
         Box::pin(notify::webhooks::run(Arc::clone(app), stop.clone())),
         Box::pin(notify::alerts::run(Arc::clone(app), stop.clone())),
         Box::pin(send_mails(Arc::clone(app), mailer, stop.clone())),
-    ];
-    for part in parts {
-        tasks.spawn(part.map(Ok));
-    }
+    ]
 }
 
 /// Waits for `stop`, or for a part to end, which is a failure of the whole; then gives all parts a moment to end.

@@ -21,7 +21,7 @@ struct Files;
 const PAGE: &str = "index.html";
 const PLACEHOLDER: &str = "{{nonce}}";
 /// Addresses that belong to programs: a typing error there is told to a program, not to a person.
-const PROGRAMS: [&str; 4] = ["/api/", "/docs/", "/metrics", "/healthz"];
+const PROGRAMS: [&str; 5] = ["/api/", "/docs/", "/metrics", "/healthz", "/readyz"];
 
 /// The answer to every address that is no route: a file of the UI, or its page, which knows its own addresses.
 /// `secure` says that people reach us by TLS.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use slipway_bus::{
-    Client, Event, Options,
+    Client, Event, FAULT, Options,
     acl::Acl,
     broker::Backend,
+    contained,
     guard::{Admission, Admitted, Applicant, Guard},
 };
 use slipway_protocol::{
@@ -22,7 +23,7 @@ use slipway_protocol::{
 };
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     boots::unknown_job,
@@ -68,8 +69,8 @@ fn judge(
 impl Admission for AgentAdmission {
     fn admit(&self, applicant: &Applicant) -> Result<Admitted, String> {
         let boots = &self.context.boots;
-        let (machine, acl) = judge(&self.context.site, |machine| boots.get(machine), applicant)?;
-        let (leave, connected) = boots.agent_enters(machine);
+        let enters = boots.agent_enters(|boot| judge(&self.context.site, boot, applicant));
+        let (acl, leave, connected) = enters?;
         Ok(Admitted {
             leave,
             connected: Some(connected),
@@ -167,49 +168,64 @@ pub async fn listen(
         let Event::Message { topic, payload } = event else {
             continue;
         };
-        match topic.parse::<Topic>() {
-            Ok(Topic::AgentMachine(_, machine)) => {
-                let Some(hello) = open::<AgentHello>(&context, &topic, machine, &payload) else {
-                    continue;
-                };
-                let known = context
-                    .boots
-                    .get(machine)
-                    .is_some_and(|boot| boot.job != unknown_job());
-                if known {
-                    runner
-                        .tell(Input::AgentHello {
-                            machine,
-                            hello: Box::new(hello),
-                        })
-                        .await;
-                } else if unknown.send(Box::new(hello)).await.is_err() {
-                    return Ok(());
-                }
+        match contained(hear(&context, (&runner, &unknown), &topic, &payload)).await {
+            Ok(Heard::Taken) => {}
+            Ok(Heard::NobodyListens) => return Ok(()),
+            Err(fault) => {
+                metrics::message_refused(FAULT);
+                error!(
+                    topic,
+                    fault,
+                    "an agent's message is dropped: its handling failed by a fault of this program; please report it"
+                );
             }
-            Ok(Topic::AgentReport(_, machine)) => {
-                if let Some(report) = open::<AgentReport>(&context, &topic, machine, &payload) {
-                    runner
-                        .tell(Input::AgentReport {
-                            machine,
-                            report: Box::new(report),
-                        })
-                        .await;
-                }
-            }
-            Ok(Topic::AgentLog(_, machine)) => {
-                // Of the job that this boot is for, and of no other.
-                let job = context.boots.get(machine).map(|boot| boot.job);
-                let chunk = open::<LogChunk>(&context, &topic, machine, &payload);
-                let ours = |chunk: &LogChunk| Some(chunk.job) == job && job != Some(unknown_job());
-                if let Some(chunk) = chunk.filter(ours) {
-                    context.logs.hear(machine, chunk);
-                }
-            }
-            Ok(_) | Err(_) => debug!(topic, "not for this edge"),
         }
     }
     Ok(())
+}
+
+/// What became of an agent's message.
+enum Heard {
+    Taken,
+    /// Who hears of machines that nobody knows has ended.
+    NobodyListens,
+}
+
+async fn hear(
+    context: &Context,
+    (runner, unknown): (&Runner, &mpsc::Sender<Box<AgentHello>>),
+    topic: &str,
+    payload: &Bytes,
+) -> Heard {
+    match topic.parse::<Topic>() {
+        Ok(Topic::AgentMachine(_, machine)) => {
+            let Some(hello) = open::<AgentHello>(context, topic, machine, payload).map(Box::new) else {
+                return Heard::Taken;
+            };
+            let boot = context.boots.get(machine);
+            if boot.is_some_and(|boot| boot.job != unknown_job()) {
+                runner.tell(Input::AgentHello { machine, hello }).await;
+            } else if unknown.send(hello).await.is_err() {
+                return Heard::NobodyListens;
+            }
+        }
+        Ok(Topic::AgentReport(_, machine)) => {
+            if let Some(report) = open::<AgentReport>(context, topic, machine, payload).map(Box::new) {
+                runner.tell(Input::AgentReport { machine, report }).await;
+            }
+        }
+        Ok(Topic::AgentLog(_, machine)) => {
+            // Of the job that this boot is for, and of no other.
+            let job = context.boots.get(machine).map(|boot| boot.job);
+            let chunk = open::<LogChunk>(context, topic, machine, payload);
+            let ours = |chunk: &LogChunk| Some(chunk.job) == job && job != Some(unknown_job());
+            if let Some(chunk) = chunk.filter(ours) {
+                context.logs.hear(machine, chunk);
+            }
+        }
+        Ok(_) | Err(_) => debug!(topic, "not for this edge"),
+    }
+    Heard::Taken
 }
 
 /// Opens what an agent said. Repeats and old ones are told apart by boot and attempt, so no revision is kept; validity

@@ -132,6 +132,12 @@ impl BootTable {
         reserved.or_else(|| inner.leases.address_of(mac))
     }
 
+    /// Whether an address is that of a machine which is to boot.
+    #[must_use]
+    pub fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        self.read().reserved.contains_key(&address)
+    }
+
     /// All ports of the machine that has this one; the port alone if no order knows it.
     #[must_use]
     pub fn ports_of(&self, mac: MacAddr) -> Vec<MacAddr> {

@@ -43,6 +43,8 @@ pub struct Boots {
 #[derive(Debug, Clone, Default)]
 struct Session {
     handed_out: bool,
+    /// Whether a boot was ordered since: it is given a token of its own, and that is nothing to be told.
+    due: bool,
     /// Ends the connections of agents that have the token.
     leave: CancellationToken,
     /// Lives as long as an agent's connection does.
@@ -105,41 +107,65 @@ impl Boots {
             session.handed_out = true;
             return Ok(Ok(HandedOut { boot, again: false }));
         }
+        let again = !std::mem::take(&mut session.due);
         let boot = Boot {
             token: BootToken::from_bytes(random()?),
             ..boot
         };
-        self.keep(&boot)?;
         std::mem::take(&mut session.leave).cancel();
-        Ok(Ok(HandedOut { boot, again: true }))
+        if let Some(other) = self.keep(&boot)? {
+            sessions.remove(&other);
+        }
+        Ok(Ok(HandedOut { boot, again }))
     }
 
-    /// An agent that proved that it has a machine's token comes in: what ends its connection, and what it is to hold as long as
-    /// it is connected.
-    pub fn agent_enters(&self, machine: MachineId) -> (CancellationToken, Arc<()>) {
+    /// The machine is about to be booted from the network: whoever came in by an earlier boot's token is put out, however long it
+    /// would stay connected, and the boot is given a token of its own.
+    pub fn boot_ordered(&self, machine: MachineId) {
         let mut sessions = self.sessions();
+        if let Some(session) = sessions.get_mut(&machine).filter(|session| session.handed_out) {
+            session.due = true;
+            session.connected = Weak::new();
+            std::mem::take(&mut session.leave).cancel();
+        }
+    }
+
+    /// Lets an agent in that `judge` finds to have a machine's token, which it looks up itself: what was found, what ends the agent's
+    /// connection, and what it is to hold as long as it is connected. No token is handed out meanwhile.
+    ///
+    /// # Errors
+    /// What `judge` says against it.
+    pub fn agent_enters<T, E>(
+        &self,
+        judge: impl FnOnce(&dyn Fn(MachineId) -> Option<Boot>) -> Result<(MachineId, T), E>,
+    ) -> Result<(T, CancellationToken, Arc<()>), E> {
+        let mut sessions = self.sessions();
+        let (machine, found) = judge(&|machine| self.get(machine))?;
         let session = sessions.entry(machine).or_default();
         let connected = session.connected.upgrade().unwrap_or_default();
         session.connected = Arc::downgrade(&connected);
-        (session.leave.clone(), connected)
+        Ok((found, session.leave.clone(), connected))
     }
 
-    fn keep(&self, boot: &Boot) -> Result<(), BootsError> {
+    /// Keeps a token; gives back which machine's made room for it.
+    fn keep(&self, boot: &Boot) -> Result<Option<MachineId>, BootsError> {
         // A machine nobody knows has no job; its token need not outlive this process.
         if boot.job != unknown_job() {
             self.store.put_boot(boot)?;
         }
         let mut by_machine = self.by_machine.write().unwrap_or_else(PoisonError::into_inner);
+        let mut made_room = None;
         if boot.job == unknown_job() && !by_machine.contains_key(&boot.machine) {
             let unknown = |(_, held): &(&MachineId, &Boot)| held.job == unknown_job();
             let held = by_machine.iter().filter(unknown).count();
             let other = by_machine.iter().find(unknown).map(|(machine, _)| *machine);
             if let Some(other) = other.filter(|_| held >= MOST_UNKNOWN) {
                 by_machine.remove(&other);
+                made_room = Some(other);
             }
         }
         by_machine.insert(boot.machine, boot.clone());
-        Ok(())
+        Ok(made_room)
     }
 
     /// The token of a machine's job, made if there is none.
@@ -157,9 +183,12 @@ impl Boots {
             boot_key: hex::encode(&key[..16]),
             token: BootToken::from_bytes(random()?),
         };
-        self.keep(&boot)?;
-        // A new job's first token has been handed out to nobody.
-        if let Some(former) = self.sessions().remove(&machine) {
+        let mut sessions = self.sessions();
+        if let Some(other) = self.keep(&boot)? {
+            sessions.remove(&other);
+        }
+        // A new job's first token has been handed out to nobody; whoever is in by a former job's is put out.
+        if let Some(former) = sessions.remove(&machine) {
             former.leave.cancel();
         }
         Ok(boot)
@@ -185,8 +214,13 @@ impl Boots {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&machine);
-        // An agent that is in stays until it leaves: a rescue goes on after its job.
-        self.sessions().remove(&machine);
+        // An agent that is in stays until the next job: a rescue goes on after its own.
+        let mut sessions = self.sessions();
+        let is_in = |session: &Session| session.connected.upgrade().is_some();
+        if !sessions.get(&machine).is_some_and(is_in) {
+            sessions.remove(&machine);
+        }
+        drop(sessions);
         if removed.is_some() {
             self.store.drop_boot(machine)
         } else {

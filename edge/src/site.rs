@@ -16,6 +16,7 @@ use slipway_bus::{
     Client, Options, broker,
     tls::{self, Shown},
 };
+use slipway_listen::{Limits, room_for_connections};
 use slipway_protocol::{
     ids::EdgeRunId,
     keys::{Stamp, VerifyingKey},
@@ -201,13 +202,7 @@ async fn serve(
     let (to_central, to_mirror) = (Arc::new(central.clone()), Arc::new(local.clone()));
     let logs = job_log::ship::run(Arc::clone(&context), to_central, to_mirror, stop.clone());
     tasks.spawn(logs.map(Ok));
-    tasks.spawn(retirement::run(
-        Arc::clone(&context),
-        Arc::clone(&state),
-        identity.url.clone(),
-        retirement.clone(),
-        stop.clone(),
-    ));
+    watch_standing(&mut tasks, (&context, &state), identity, &retirement, &stop);
     let link = self::uplink(&context, &runner, (central, local), state, retirement);
     let central_events = status::told(config, identity, central_events);
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
@@ -229,6 +224,23 @@ async fn serve(
     ));
     info!(site = %identity.site, "edge up");
     until_one_ends(tasks, stop).await
+}
+
+/// Asks how this box stands, by itself, and ends its work if another one is to do it.
+fn watch_standing(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    (context, link): (&Arc<Context>, &Arc<Link>),
+    identity: &Identity,
+    retirement: &Retirement,
+    stop: &CancellationToken,
+) {
+    tasks.spawn(retirement::run(
+        Arc::clone(context),
+        Arc::clone(link),
+        identity.url.clone(),
+        retirement.clone(),
+        stop.clone(),
+    ));
 }
 
 /// Opens the door for operations at the box; what comes back is the link's state, by which they are allowed.
@@ -326,15 +338,16 @@ fn start_http(
     state: &Arc<HttpState>,
     stop: &CancellationToken,
 ) {
+    // A machine fetches a few files at once; one address that asks for more is up to something.
+    let limits = Limits {
+        connections: room_for_connections().min(Limits::default().connections) / listeners.len().max(1),
+        per_address: 32,
+        ..Limits::default()
+    };
     for listener in listeners {
         let (router, stop) = (http::router(Arc::clone(state)), stop.clone());
-        tasks.spawn(async move {
-            let service = router.into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(listener, service)
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await?;
-            Ok(())
-        });
+        let limits = limits.clone();
+        tasks.spawn(async move { Ok(slipway_listen::serve(listener, router, limits, stop).await?) });
     }
 }
 
@@ -488,10 +501,18 @@ fn start_boot_services(
         });
     }
     let (ended, ended_receiver) = mpsc::channel(1024);
+    let table = Arc::clone(&context.table);
+    let service = tftp::Service {
+        files,
+        is_known: Arc::new(
+            move |address| matches!(address, IpAddr::V4(address) if table.is_reserved(address)),
+        ),
+        ended,
+    };
     for (address, socket) in tftp_sockets {
-        let (files, ended, stop) = (Arc::clone(&files), ended.clone(), stop.clone());
+        let (service, stop) = (service.clone(), stop.clone());
         tasks.spawn(async move {
-            tftp::run(socket, address, files, ended, stop).await;
+            tftp::run(socket, address, service, stop).await;
             Ok(())
         });
     }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use chrono::TimeDelta;
 use serde::Serialize;
-use slipway_bus::{Event, Publish};
+use slipway_bus::{Event, FAULT, Publish, contained};
 use slipway_protocol::{
     ids::{EdgeRunId, MachineId},
     image::ImageNotice,
@@ -120,7 +120,13 @@ impl Uplink {
                         self.link.down((self.context.now)());
                         info!(reason, "no link to the control plane; working on");
                     }
-                    Event::Message { topic, payload } => self.hear(&topic, &payload).await?,
+                    Event::Message { topic, payload } => match contained(self.hear(&topic, &payload)).await {
+                        Ok(heard) => heard?,
+                        Err(fault) => {
+                            metrics::message_refused(FAULT);
+                            error!(topic, fault, "a command is dropped: its handling failed by a fault of this program; please report it");
+                        }
+                    },
                 },
                 Some(word) = words.recv() => self.speak(word, &mut words)?,
             }

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use slipway_edge::runner::next::{
     self, Side, StepUpdate, advance, agent_reported, agent_said_hello, apply, begin, booted_another_system,
-    guest_phoned_home,
+    former_guest_phoned_home, guest_phoned_home,
 };
 use slipway_protocol::{
     ids::{BootId, Digest, ImageId, JobId, MachineId, StepId},
@@ -274,6 +274,43 @@ fn no_progress_the_deadline_and_an_unknown_action_have_names() {
     let mut report = begin(&newer, 1, None);
     advance(&newer, &mut report, at(0));
     assert_eq!(code(&report), "unknown_action");
+}
+
+/// A system that was installed before phones home from the machine itself, where the LiveOS is waited for.
+#[test]
+fn a_machine_whose_former_system_phones_home_is_booted_again() {
+    let order = order();
+    let mut report = begin(&order, 1, None);
+    for name in ["image", "boot"] {
+        advance(&order, &mut report, at(0));
+        assert!(
+            !former_guest_phoned_home(&order, &mut report, at(9)),
+            "not yet booted"
+        );
+        assert!(apply(&order, &mut report, &id(name), StepUpdate::Done, at(10)));
+    }
+    advance(&order, &mut report, at(10));
+    let mut came = report.clone();
+    assert!(
+        !former_guest_phoned_home(&order, &mut report, at(11)),
+        "the last words of the system that the boot ended"
+    );
+    assert!(former_guest_phoned_home(&order, &mut report, at(40)));
+    assert_eq!(state(&report, "boot"), (StepState::Pending, 1));
+    assert!(
+        !former_guest_phoned_home(&order, &mut report, at(41)),
+        "it phones twice"
+    );
+    came.events.push(TimelineEvent {
+        at: at(30),
+        source: EventSource::Http,
+        code: "script".into(),
+        text: String::new(),
+    });
+    assert!(
+        !former_guest_phoned_home(&order, &mut came, at(40)),
+        "it has fetched its script since"
+    );
 }
 
 /// The firmware could not reach the edge, which was being restarted, and went on to the disk.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use slipway_edge::tftp::server::{self, Ended, Files};
+use slipway_edge::tftp::server::{self, Ended, Files, Service};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,11 +37,15 @@ async fn serve() -> Served {
     let files = Files::of([("snponly.efi".to_owned(), content.clone())]);
     let (sender, ended) = mpsc::channel(8);
     let stop = CancellationToken::new();
+    let service = Service {
+        files: Arc::new(files),
+        is_known: Arc::new(|_| true),
+        ended: sender,
+    };
     tokio::spawn(server::run(
         socket,
         IpAddr::from(LOCALHOST),
-        Arc::new(files),
-        sender,
+        service,
         stop.clone(),
     ));
     Served {

@@ -85,13 +85,12 @@ async fn edge() {
     let files = Files::of([("undionly.kpxe".to_owned(), Bytes::from(vec![7; 70_000]))]);
     let (ended, mut transfers) = mpsc::channel(8);
     let socket = tokio::net::UdpSocket::bind((EDGE, 69)).await.unwrap();
-    tokio::spawn(tftp::run(
-        socket,
-        IpAddr::V4(EDGE),
-        Arc::new(files),
+    let service = tftp::Service {
+        files: Arc::new(files),
+        is_known: Arc::new(|_| false),
         ended,
-        stop.clone(),
-    ));
+    };
+    tokio::spawn(tftp::run(socket, IpAddr::V4(EDGE), service, stop.clone()));
     let index = index_of("edge0");
     let advertising = tokio::spawn(ra::run("edge0".to_owned(), index, stop.clone()));
 

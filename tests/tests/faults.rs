@@ -326,7 +326,8 @@ async fn installs_with_kills(rounds: impl IntoIterator<Item = u64>) {
 }
 
 /// The disk holds a system. Another hand resets the machine to it between the edge's reset and the LiveOS, as firmware
-/// goes on to the disk by itself when the edge is away at the wrong moment.
+/// goes on to the disk by itself when the edge is away at the wrong moment. That the machine asks for an address as a system does
+/// shows nothing, since anybody can ask in its name; that its former system phones home from the machine's own port does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_that_goes_astray_is_repeated() {
     let world = world("t-astray", &Spec::default()).await;

@@ -31,6 +31,7 @@ fn each_test_that_the_threat_model_names_is_there() {
         "protocol",
         "tests",
         "cli",
+        "listen",
     ] {
         functions(&root.join(part), &mut there);
     }

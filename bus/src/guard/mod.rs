@@ -5,7 +5,9 @@
 //! reader that stalls, a flood or a panic costs nobody but who caused it.
 
 mod budget;
+mod connect;
 mod session;
+mod writer;
 
 pub use budget::Budget;
 

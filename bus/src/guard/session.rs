@@ -7,34 +7,32 @@ use bytes::BytesMut;
 use rumqttc::mqttbytes::{
     self, QoS,
     v4::{
-        ConnAck, Connect, ConnectAuth, ConnectReturnCode, LastWill, Packet, PubAck, Publish, SubAck,
-        Subscribe, SubscribeReasonCode, UnsubAck,
+        ConnAck, ConnectReturnCode, Packet, PubAck, Publish, SubAck, Subscribe, SubscribeReasonCode, UnsubAck,
     },
 };
-use slipway_protocol::seal::Secret;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
     time::{Instant, timeout},
 };
 
-use super::{Admitted, Applicant, Certificate, Door, HANDSHAKE_LIMIT, Place, budget::Spent};
+use super::{
+    Admitted, Certificate, Door, Place,
+    budget::Spent,
+    connect::{Joined, first_packet, judge_connect},
+    writer::Writer,
+};
 use crate::{
     MAX_PACKET_BYTES,
-    acl::Acl,
-    router::{Delivery, Message, PutOut, Seat},
+    router::{Delivery, PutOut, Seat},
 };
 
 /// How long a client may leave bytes unread before it is dropped.
-const WRITE_LIMIT: Duration = Duration::from_secs(20);
-/// The largest CONNECT, in bytes: the signed last will of an edge is about 600 long.
-const MAX_FIRST_BYTES: usize = 2 * 1024;
+pub(super) const WRITE_LIMIT: Duration = Duration::from_secs(20);
 /// The most filters of one SUBSCRIBE, and of one client.
 const MAX_FILTERS: usize = 4;
 /// The longest topic or filter, in bytes.
-const MAX_TOPIC_BYTES: usize = 512;
-/// How long a client that asked for no keep-alive may say nothing. People's tools ask for a minute.
-const NO_KEEP_ALIVE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const MAX_TOPIC_BYTES: usize = 512;
 /// Answers that wait to be written: who sends more before reading them is not read on meanwhile.
 const ANSWERS: usize = 64;
 
@@ -61,7 +59,7 @@ impl fmt::Display for Ended {
     }
 }
 
-fn broken(error: impl fmt::Display) -> Ended {
+pub(super) fn broken(error: impl fmt::Display) -> Ended {
     Ended::Broken(error.to_string())
 }
 
@@ -148,11 +146,7 @@ where
     W: AsyncWrite + Unpin,
 {
     let (answers, waiting) = mpsc::channel(ANSWERS);
-    let writer = Writer {
-        to,
-        out: BytesMut::new(),
-        next_id: 0,
-    };
+    let writer = Writer::new(to);
     // Whatever reading or writing waits for, who is to leave leaves at once.
     tokio::select! {
         biased;
@@ -337,174 +331,8 @@ fn connack(code: ConnectReturnCode) -> BytesMut {
     out
 }
 
-/// Writes whole packets to a client.
-struct Writer<W> {
-    to: W,
-    out: BytesMut,
-    /// Packet id of the last message that was sent at least once.
-    next_id: u16,
-}
-
-impl<W: AsyncWrite + Unpin> Writer<W> {
-    /// Writes answers and messages until that fails.
-    async fn run(mut self, mut answers: mpsc::Receiver<Packet>, seat: &Seat) -> Ended {
-        loop {
-            let written = tokio::select! {
-                biased;
-                Some(answer) = answers.recv() => self.write(&answer).await,
-                message = seat.next() => self.publish(message).await,
-            };
-            if let Err(ended) = written {
-                return ended;
-            }
-        }
-    }
-
-    async fn publish(&mut self, message: Message) -> Result<(), Ended> {
-        let mut publish = Publish {
-            dup: false,
-            qos: QoS::AtMostOnce,
-            retain: false,
-            topic: message.topic,
-            pkid: 0,
-            payload: message.payload,
-        };
-        if message.delivery == Delivery::AtLeastOnce {
-            self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-            publish.qos = QoS::AtLeastOnce;
-            publish.pkid = self.next_id;
-        }
-        self.write(&Packet::Publish(publish)).await
-    }
-
-    async fn write(&mut self, packet: &Packet) -> Result<(), Ended> {
-        self.out.clear();
-        packet
-            .write(&mut self.out, 2 * MAX_PACKET_BYTES)
-            .map_err(broken)?;
-        let written = timeout(WRITE_LIMIT, async {
-            self.to.write_all(&self.out).await?;
-            self.to.flush().await
-        });
-        if self.out.capacity() > 256 * 1024 {
-            // One large message must not cost each of ten thousand clients its size.
-            let ended = written.await;
-            self.out = BytesMut::new();
-            return settled(ended);
-        }
-        settled(written.await)
-    }
-}
-
-fn settled(written: Result<std::io::Result<()>, tokio::time::error::Elapsed>) -> Result<(), Ended> {
-    match written {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(broken(error)),
-        Err(_) => Err(Ended::Refused("the client does not read".to_owned())),
-    }
-}
-
-/// The first packet, which is to be a CONNECT; or why there is none, and what is answered.
-async fn first_packet<R: AsyncRead + Unpin>(
-    from: &mut R,
-    buffer: &mut BytesMut,
-    peer: SocketAddr,
-    door: &Door,
-) -> Result<Packet, (Ended, Option<ConnectReturnCode>)> {
-    let read = timeout(HANDSHAKE_LIMIT, read_packet(from, buffer, MAX_FIRST_BYTES)).await;
-    let (what, reason, answer) = match read {
-        Ok(Ok((packet, _))) => return Ok(packet),
-        Ok(Err(Ended::Refused(reason))) => {
-            // MQTT 3.1.1, 3.1.2.2: a client of another version is told so.
-            let is_version = reason.starts_with("Invalid protocol level");
-            let answer = is_version.then_some(ConnectReturnCode::RefusedProtocolVersion);
-            ("connect", format!("no CONNECT: {reason}"), answer)
-        }
-        Ok(Err(ended)) => return Err((ended, None)),
-        Err(_) => {
-            let reason = format!("no CONNECT within {} s", HANDSHAKE_LIMIT.as_secs());
-            ("handshake", reason, None)
-        }
-    };
-    door.admission.refused(what, &peer.to_string(), &reason);
-    Err((Ended::Refused(reason), answer))
-}
-
-/// A client that may come in.
-struct Joined {
-    name: String,
-    admitted: Admitted,
-    will: Option<LastWill>,
-    silence: Duration,
-}
-
-fn judge_connect(
-    packet: Packet,
-    peer: SocketAddr,
-    certificate: Option<Certificate>,
-    door: &Door,
-) -> Result<Joined, String> {
-    let Packet::Connect(mut connect) = packet else {
-        return Err("the first packet is not a CONNECT".to_owned());
-    };
-    if connect.client_id.is_empty() && connect.clean_session {
-        // MQTT 3.1.1, 3.1.3.1: the server names a client that has no name, as MQTT tools have none.
-        connect.client_id = format!("unnamed-{:016x}", rand::random::<u64>());
-    }
-    if !is_plain_id(&connect.client_id) {
-        return Err("the client id is not 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
-    }
-    let applicant = Applicant {
-        peer,
-        certificate,
-        client_id: connect.client_id.clone(),
-        login: login(&connect)?,
-    };
-    let admitted = door.admission.admit(&applicant)?;
-    let will = connect.last_will;
-    let will = will.map(|will| judge_will(will, &admitted.acl)).transpose()?;
-    let silence = match connect.keep_alive {
-        0 => NO_KEEP_ALIVE,
-        // MQTT 3.1.1, 3.1.2.10.
-        seconds => Duration::from_secs(seconds.into()) * 3 / 2,
-    };
-    Ok(Joined {
-        name: connect.client_id,
-        admitted,
-        will,
-        silence,
-    })
-}
-
-fn login(connect: &Connect) -> Result<Option<(String, Secret)>, String> {
-    match &connect.auth {
-        ConnectAuth::UsernamePassword { username, password } => {
-            let password =
-                std::str::from_utf8(password).map_err(|_| "the password is not UTF-8".to_owned())?;
-            Ok(Some((username.clone(), Secret::new(password))))
-        }
-        ConnectAuth::None | ConnectAuth::Username { .. } => Ok(None),
-    }
-}
-
-fn judge_will(will: LastWill, acl: &Acl) -> Result<LastWill, String> {
-    let topic = &will.topic;
-    if topic.len() <= MAX_TOPIC_BYTES && acl.may_publish(topic) {
-        Ok(will)
-    } else {
-        Err(format!(
-            "the last will is on `{topic}`, which this client may not publish"
-        ))
-    }
-}
-
-fn is_plain_id(id: &str) -> bool {
-    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-    (1..=128).contains(&id.len()) && id.bytes().all(plain)
-}
-
 /// The next whole packet and its length. Cancel-safe: what is read stays in `buffer`.
-async fn read_packet<R: AsyncRead + Unpin>(
+pub(super) async fn read_packet<R: AsyncRead + Unpin>(
     from: &mut R,
     buffer: &mut BytesMut,
     max_bytes: usize,

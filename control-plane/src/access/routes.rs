@@ -24,6 +24,7 @@ use Needs::{Global, Login, Nothing, Permission};
 /// Method, path as in the API's document, need.
 pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/healthz", Nothing),
+    ("GET", "/readyz", Nothing),
     ("GET", "/api/v1/setup", Nothing),
     ("POST", "/api/v1/setup", Nothing),
     ("POST", "/api/v1/login", Nothing),

@@ -120,6 +120,15 @@ pub async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, ApiErr
     Ok("ok\n")
 }
 
+/// Says whether this control plane can do its work: a write, a message through its broker and a file were tried just now. For load
+/// balancers; `/healthz` says that the process lives.
+#[utoipa::path(get, path = "/readyz", tag = "access", responses((status = 200, description = "ready"),
+    (status = 503, description = "`code` says what is not there: `database`, `broker`, `no_space`")))]
+pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
+    domain::readiness::check(&app).await?;
+    Ok("ready\n")
+}
+
 /// Metrics in Prometheus' text form.
 #[utoipa::path(get, path = "/metrics", tag = "access", responses((status = 200, description = "metrics", body = String)))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<String, ApiError> {

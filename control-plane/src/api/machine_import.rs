@@ -169,7 +169,28 @@ fn json_rows(bytes: &[u8]) -> Result<Vec<Given>, ApiError> {
     Ok(rows.into_iter().map(|row| (row, Vec::new())).collect())
 }
 
+/// Refuses what spreadsheets save in place of commas in UTF-8, and says what to do.
+fn check_form(bytes: &[u8]) -> Result<(), ApiError> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        let detail = "the list is UTF-16 (\"Unicode text\"): save it as CSV in UTF-8";
+        return Err(ApiError::Bad("body", detail.to_owned()));
+    }
+    let header = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let others = [(b';', "semicolons"), (b'\t', "tabs"), (b'|', "vertical bars")];
+    let other = others.iter().find(|(byte, _)| header.contains(byte));
+    match other {
+        Some((_, name)) if !header.contains(&b',') => Err(ApiError::Bad(
+            "columns",
+            format!(
+                "the columns are separated by {name}: save the list with commas, as some spreadsheets do only when asked"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn csv_rows(bytes: &[u8]) -> Result<Vec<Given>, ApiError> {
+    check_form(bytes)?;
     if bytes.contains(&0) {
         return Err(ApiError::Bad("body", NO_NUL.to_owned()));
     }
@@ -298,6 +319,23 @@ mod tests {
         assert_eq!(code("name,site,macs\nm1,bj-1\n"), Err("body"));
         assert_eq!(code("name,site,macs\n"), Ok(0));
         assert_eq!(code("name,site,macs\nm\0,bj-1,x\n"), Err("body"));
+        for (separator, name) in [(';', "semicolons"), ('\t', "tabs"), ('|', "vertical bars")] {
+            let text = "\u{feff}name,site,macs\r\nm1,bj-1,x\r\n".replace(',', &separator.to_string());
+            let refused = csv_rows(text.as_bytes()).err().unwrap();
+            assert!(
+                refused.code() == "columns" && refused.to_string().contains(name),
+                "{refused}"
+            );
+        }
+        let utf16: Vec<u8> = "\u{feff}name,site,macs\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let refused = csv_rows(&utf16).err().unwrap();
+        assert!(
+            refused.code() == "body" && refused.to_string().contains("UTF-16"),
+            "{refused}"
+        );
         assert!(json_rows(b"{}").is_err() && json_rows(br#"[{"name":"m1","colour":"red"}]"#).is_err());
     }
 }

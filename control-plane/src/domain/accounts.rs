@@ -16,7 +16,7 @@ use crate::{
     error::ApiError,
     metrics,
     store::{
-        Database,
+        Database, StoreResult,
         audit::{self, Change},
         credentials,
         logins::{self, ApiKey, Session, SshKey},
@@ -30,6 +30,26 @@ use crate::{
 /// When the store fails.
 pub async fn setup_needed(app: &App) -> Result<bool, ApiError> {
     Ok(!app.store.read(users::any).await?)
+}
+
+/// Makes a user administrator everywhere, with a first key.
+fn make_administrator(db: &mut Database, user: &str, key_hash: &str, now: DateTime<Utc>) -> StoreResult<()> {
+    let grant = Grant {
+        id: Uuid::now_v7().to_string(),
+        holder: user.to_owned(),
+        role: "admin".to_owned(),
+        scope: Scope::Global,
+    };
+    users::insert_grant(db, &grant, now)?;
+    let first = ApiKey {
+        id: Uuid::now_v7().to_string(),
+        holder: user.to_owned(),
+        name: "first".to_owned(),
+        permissions: None,
+        created_at: now,
+        expires_at: None,
+    };
+    logins::insert_key(db, key_hash, &first)
 }
 
 /// Uses the set-up token up: makes the first administrator, with a key and, if one is given, a password.
@@ -80,22 +100,7 @@ pub async fn set_up(
                 created_at: now,
             };
             users::insert(db, &user)?;
-            let grant = Grant {
-                id: Uuid::now_v7().to_string(),
-                holder: user.id.clone(),
-                role: "admin".to_owned(),
-                scope: Scope::Global,
-            };
-            users::insert_grant(db, &grant, now)?;
-            let first = ApiKey {
-                id: Uuid::now_v7().to_string(),
-                holder: user.id.clone(),
-                name: "first".to_owned(),
-                permissions: None,
-                created_at: now,
-                expires_at: None,
-            };
-            logins::insert_key(db, &hash, &first)?;
+            make_administrator(db, &user.id, &hash, now)?;
             let by = Actor {
                 name: "set-up".to_owned(),
                 via: Via::Token,

@@ -23,6 +23,7 @@ pub mod names;
 pub mod offline;
 pub mod overview;
 pub mod projects;
+pub mod readiness;
 pub mod search;
 pub mod signing_keys;
 pub mod sites;

@@ -1,5 +1,7 @@
 //! Sites and their settings. Their edge boxes are [`super::edges`]'.
 
+use std::net::Ipv4Addr;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use slipway_protocol::{
@@ -67,8 +69,27 @@ fn check_offline(offline: &Offline) -> Result<(), ApiError> {
 
 fn check_subnet(subnet: &SubnetConfig) -> Result<(), ApiError> {
     let bad = |what: &str| ApiError::Bad("subnet", format!("subnet {}: {what}", subnet.network));
+    let first = subnet.network.network().octets()[0];
+    if first == 0 || first >= 224 {
+        return Err(bad("no machine can have an address in it (RFC 6890)"));
+    }
     if !subnet.network.contains(&subnet.server) {
         return Err(bad("the edge's own address `server` is not in it"));
+    }
+    // RFC 3021: networks of two addresses have neither.
+    let names_network = |address: Ipv4Addr| {
+        let ends = [subnet.network.network(), subnet.network.broadcast()];
+        subnet.network.prefix_len() < 31 && ends.contains(&address)
+    };
+    if names_network(subnet.server) {
+        return Err(bad(
+            "the edge's own address `server` is that of the network or its broadcast address",
+        ));
+    }
+    if subnet.gateway.is_some_and(names_network) {
+        return Err(bad(
+            "the gateway has the address of the network or its broadcast address",
+        ));
     }
     if subnet
         .gateway
@@ -263,4 +284,47 @@ pub fn heard(db: &mut Database, site: &SiteId, online: bool, now: DateTime<Utc>)
         events::append(db, &NewEvent::new(kind, now).site(site).entered(&state)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subnet(network: &str, server: &str, gateway: Option<&str>) -> Result<(), &'static str> {
+        let subnet = SubnetConfig {
+            network: network.parse().unwrap(),
+            server: server.parse().unwrap(),
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            dns: Vec::new(),
+            pool: None,
+            lease_seconds: 600,
+        };
+        check_subnet(&subnet).map_err(|error| error.code())
+    }
+
+    #[test]
+    fn only_a_network_that_machines_can_be_in_is_taken() {
+        for (network, server, gateway) in [
+            ("192.0.2.0/24", "192.0.2.1", Some("192.0.2.254")),
+            ("10.0.0.0/8", "10.0.0.255", None),
+            ("192.0.2.4/31", "192.0.2.4", Some("192.0.2.5")),
+        ] {
+            assert_eq!(subnet(network, server, gateway), Ok(()), "{network}");
+        }
+        for (network, server, gateway) in [
+            ("192.0.2.0/24", "192.0.2.0", None),
+            ("192.0.2.0/24", "192.0.2.255", None),
+            ("192.0.2.0/24", "192.0.3.1", None),
+            ("192.0.2.0/24", "192.0.2.1", Some("192.0.2.255")),
+            ("224.0.0.0/24", "224.0.0.1", None),
+            ("0.0.0.0/8", "0.0.0.1", None),
+            ("255.255.255.0/24", "255.255.255.1", None),
+        ] {
+            assert_eq!(
+                subnet(network, server, gateway),
+                Err("subnet"),
+                "{network} {server} {gateway:?}"
+            );
+        }
+    }
 }

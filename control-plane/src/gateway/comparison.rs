@@ -169,13 +169,8 @@ impl Gateway {
                     self.send(site, &document).await;
                 }
                 if !want_reports.is_empty() {
-                    self.ask(
-                        site,
-                        *said_at,
-                        &SyncRequest::Reports {
-                            subjects: want_reports,
-                        },
-                    );
+                    let subjects = want_reports;
+                    self.ask(site, *said_at, &SyncRequest::Reports { subjects });
                 }
                 if *in_time {
                     self.raise(site, ahead).await?;

@@ -18,6 +18,7 @@ use super::{
 use crate::metrics;
 
 /// A report as it came.
+#[derive(Clone)]
 pub(super) struct Arrived {
     pub(super) site: SiteId,
     pub(super) machine: MachineId,

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use slipway_bus::{Event, Publish};
+use slipway_bus::{Event, FAULT, Publish, contained};
 use slipway_protocol::{
     ids::{JobId, MachineId, SiteId},
     keys::{Expect, Header, KeyRing, OpenError, Verified},
@@ -258,21 +258,20 @@ impl Gateway {
     }
 
     async fn take_logs(&self, logs: &mut Vec<Arrived>) {
-        if !logs.is_empty() {
-            logs::take(&*self.records, std::mem::take(logs)).await;
-        }
+        let arrived = std::mem::take(logs);
+        Batch::Logs.take_contained(&*self.records, arrived).await;
     }
 
     async fn take_reports(&self, reports: &mut Vec<Arrived>) {
-        if !reports.is_empty() {
-            intake::take(&*self.records, std::mem::take(reports)).await;
-        }
+        let arrived = std::mem::take(reports);
+        Batch::Reports.take_contained(&*self.records, arrived).await;
     }
 
     async fn hear(&mut self, topic: &Topic, payload: &Bytes) {
-        match self.take(topic, payload).await {
-            Ok(kind) => metrics::message_accepted(kind),
-            Err(refusal) => refusal.tell(topic),
+        match contained(self.take(topic, payload)).await {
+            Ok(Ok(kind)) => metrics::message_accepted(kind),
+            Ok(Err(refusal)) => refusal.tell(topic),
+            Err(fault) => tell_fault(topic.site(), &fault),
         }
     }
 
@@ -369,6 +368,41 @@ impl Gateway {
         {
             self.sent
                 .insert((site.clone(), document.clone()), sealed.revision);
+        }
+    }
+}
+
+/// A message whose handling panicked is dropped, counted and told.
+fn tell_fault(site: &SiteId, fault: &str) {
+    metrics::message_refused(FAULT);
+    error!(%site, fault, "a message is dropped: its handling failed by a fault of this program; please report it");
+}
+
+/// What messages that arrived together are.
+#[derive(Debug, Clone, Copy)]
+enum Batch {
+    Reports,
+    Logs,
+}
+
+impl Batch {
+    async fn take(self, records: &dyn Records, arrived: Vec<Arrived>) {
+        match self {
+            Self::Reports => intake::take(records, arrived).await,
+            Self::Logs => logs::take(records, arrived).await,
+        }
+    }
+
+    /// Takes them together. If that panics they are taken one by one, so that only the one to blame is dropped.
+    async fn take_contained(self, records: &dyn Records, arrived: Vec<Arrived>) {
+        if arrived.is_empty() || contained(self.take(records, arrived.clone())).await.is_ok() {
+            return;
+        }
+        for one in arrived {
+            let site = one.site.clone();
+            if let Err(fault) = contained(self.take(records, vec![one])).await {
+                tell_fault(&site, &fault);
+            }
         }
     }
 }

@@ -34,13 +34,16 @@ pub struct LastInstall {
     pub disk: Disk,
 }
 
+/// A job: id, state, when it was made, the instance's project and name, and its image.
+type Row = (String, String, i64, (String, String), String);
+
 /// The last install on a machine that had chosen its disk.
 ///
 /// # Errors
 /// When the database fails.
 pub fn on(db: &mut Database, machine: &Machine) -> StoreResult<Option<LastInstall>> {
     let of = instances::id.nullable().eq(jobs::instance.nullable());
-    let rows: Vec<(String, String, i64, (String, String), String)> = jobs::table
+    let rows: Vec<Row> = jobs::table
         .inner_join(instances::table.on(of))
         .filter(jobs::site.eq(machine.site.as_str()))
         .filter(jobs::machine.eq(machine.id.to_string()))

@@ -26,7 +26,7 @@ use slipway_protocol::{
     ids::{Digest, JobId, MachineId},
     keys::{Expect, KeyRing, Signer, Stamp},
     log::{LogHeld, LogTold, MAX_CHUNK_BYTES, MAX_JOB_BYTES, Piece},
-    report::LogChunk,
+    report::{LogChunk, Presence},
     seal::OpeningKey,
     sync::{Hello, SyncRequest},
     topic::Topic,
@@ -42,7 +42,14 @@ use crate::{
 /// By how much the clock is ahead, in seconds; each test is a process of its own.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 
+/// How many times from now on the clock fails: a fault of the program in the midst of a message.
+static FAULTS: AtomicI64 = AtomicI64::new(0);
+
 fn now() -> DateTime<Utc> {
+    let faulty = FAULTS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+        (left > 0).then(|| left - 1)
+    });
+    assert!(faulty.is_err(), "a fault in the handling of a message");
     (Utc::now() + TimeDelta::seconds(AHEAD.load(Ordering::Relaxed))).trunc_subsecs(6)
 }
 
@@ -417,4 +424,44 @@ async fn who_follows_a_log_is_woken_by_it_and_by_its_end() {
     let part = follow(&world, 8).await.unwrap();
     assert_eq!((part.piece.text.as_str(), part.ended), ("", true));
     assert!(begun.elapsed() < long, "nobody waited for the time to run out");
+}
+
+#[tokio::test]
+async fn a_message_whose_handling_fails_by_a_fault_ends_nothing_and_loses_no_other() {
+    on_each_database(|store| async move {
+        let mut world = World::new(store).await;
+        let pieces = [(0, "one "), (4, "two "), (8, "three")];
+        let messages: Vec<Event> = pieces
+            .iter()
+            .map(|piece| world.chunk("bj-1", "bj-1", *piece))
+            .collect();
+        // The first time together, the second time the first of them alone.
+        FAULTS.store(2, Ordering::Relaxed);
+        world.arrive(messages).await;
+        assert_eq!(FAULTS.load(Ordering::Relaxed), 0);
+        assert_eq!(world.read(0).await, (4, "two three".to_owned(), 4));
+
+        let presence = || {
+            let topic = Topic::Presence(site("bj-1"));
+            World::message("bj-1", &topic, &Presence { online: true })
+        };
+        let message = presence();
+        FAULTS.store(1, Ordering::Relaxed);
+        world.arrive(vec![message]).await;
+        assert!(!is_online(&world).await, "the message is dropped");
+        let message = presence();
+        world.arrive(vec![message]).await;
+        assert!(is_online(&world).await, "the next one is heard");
+    })
+    .await;
+}
+
+async fn is_online(world: &World) -> bool {
+    let name = site("bj-1");
+    let site = world
+        .app
+        .store
+        .read(move |db| sites::get(db, name.as_str()))
+        .await;
+    site.unwrap().unwrap().online
 }

@@ -37,6 +37,7 @@ mod openapi;
 mod ordering;
 mod overview;
 mod plans;
+mod ready;
 mod rights;
 mod scheduler;
 mod search;

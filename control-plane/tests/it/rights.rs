@@ -229,7 +229,7 @@ async fn a_busy_database_is_told_as_busy_and_not_waited_for_without_end() {
         hold.await
     });
     has_begun.await.unwrap();
-    let waits = store.transaction(|db| users::any(db));
+    let waits = store.transaction(users::any);
     let answer = tokio::time::timeout(LIMIT, waits)
         .await
         .expect("it does not wait for ever");
@@ -238,5 +238,5 @@ async fn a_busy_database_is_told_as_busy_and_not_waited_for_without_end() {
     assert_eq!((told.status().as_u16(), told.code()), (503, "busy"));
     drop(release);
     holds.await.unwrap().unwrap();
-    assert!(!store.transaction(|db| users::any(db)).await.unwrap());
+    assert!(!store.transaction(users::any).await.unwrap());
 }

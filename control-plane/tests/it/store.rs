@@ -8,7 +8,7 @@ use slipway_control_plane::{
     access::Visible,
     domain,
     store::{
-        Store, StoreError, credentials, discovered,
+        Database, Store, StoreError, credentials, discovered,
         events::{self, Filter, Order},
         free, idempotency, images,
         instances::{self, Instance, Wish},
@@ -417,6 +417,20 @@ async fn tokens_answers_images_and_sightings_are_kept() {
     .await;
 }
 
+/// All ports that nobody knows, as they are listed.
+fn page_by_page(db: &mut Database) -> Result<Vec<(SiteId, MacAddr)>, StoreError> {
+    let mut all = Vec::new();
+    let mut after = (String::new(), String::new());
+    loop {
+        let page = discovered::page(db, None, (&after.0, &after.1), 1000)?;
+        let Some((site, mac, _)) = page.last() else {
+            return Ok(all);
+        };
+        after = (mac.to_string(), site.to_string());
+        all.extend(page.into_iter().map(|(site, mac, _)| (site, mac)));
+    }
+}
+
 #[tokio::test]
 async fn unknown_ports_are_each_sites_own_bounded_and_forgotten() {
     on_each_database(|store| async move {
@@ -455,18 +469,11 @@ async fn unknown_ports_are_each_sites_own_bounded_and_forgotten() {
                 let at = now + TimeDelta::milliseconds(n.into());
                 discovered::put(db, &ours, mac(n), &bare, at)?;
             }
-            let mut all = Vec::new();
-            let mut after = (String::new(), String::new());
-            loop {
-                let page = discovered::page(db, None, (&after.0, &after.1), 1000)?;
-                let Some((site, mac, _)) = page.last() else { break };
-                after = (mac.to_string(), site.to_string());
-                all.extend(page);
-            }
+            let all = page_by_page(db)?;
             let of_ours: Vec<MacAddr> = all
                 .iter()
-                .filter(|(at, ..)| *at == ours)
-                .map(|(_, mac, _)| *mac)
+                .filter(|(at, _)| *at == ours)
+                .map(|(_, mac)| *mac)
                 .collect();
             assert_eq!(of_ours.len(), usize::try_from(most).unwrap());
             assert!(

@@ -116,6 +116,8 @@ pub enum Input {
         nonce: String,
         /// What it says of itself.
         text: String,
+        /// Whether the machine itself phones, as far as the network shows.
+        itself: bool,
         /// Whether the nonce is the order's.
         accepted: oneshot::Sender<bool>,
     },
@@ -310,9 +312,10 @@ impl Actor {
                 machine,
                 nonce,
                 text,
+                itself,
                 accepted,
             } => {
-                let good = self.phone_home(machine, &nonce, text, now)?;
+                let good = self.phone_home(machine, &nonce, (text, itself), now)?;
                 // A guest that hung up asks again.
                 let _ = accepted.send(good);
                 Ok(())
@@ -471,7 +474,7 @@ impl Actor {
         &mut self,
         machine: MachineId,
         nonce: &str,
-        text: String,
+        (text, itself): (String, bool),
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
         let Some(m) = self.machines.get_mut(&machine) else {
@@ -481,7 +484,10 @@ impl Actor {
             nonce_sha256: Digest::of(nonce.as_bytes()),
         };
         if !m.order.steps.iter().any(|step| step.action == expected) {
-            warn!(%machine, "a guest phoned home with a nonce that is not its order's");
+            warn!(%machine, itself, "a guest phoned home with a nonce that is not its order's");
+            if itself && next::former_guest_phoned_home(&m.order, &mut m.report, now) {
+                self.settle(machine, true)?;
+            }
             return Ok(false);
         }
         if !m.report.outcome.is_final() {

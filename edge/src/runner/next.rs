@@ -293,12 +293,33 @@ pub fn booted_another_system(
     started: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> bool {
+    went_past_its_boot(order, report, now, |ordered| ordered < started)
+}
+
+/// How long after a boot was ordered the system that it ended may still be heard.
+const LAST_WORDS: Duration = Duration::seconds(2);
+
+/// The system that an earlier job installed phones home, from the machine itself as far as the network shows: where the agent is
+/// waited for and no sign of the boot was seen, the machine booted its disk, and is booted again. Answers whether that changed
+/// anything.
+pub fn former_guest_phoned_home(order: &Order, report: &mut Report, now: DateTime<Utc>) -> bool {
+    went_past_its_boot(order, report, now, |ordered| ordered + LAST_WORDS <= now)
+}
+
+/// Boots a machine again whose agent is waited for, if the boot that was ordered last is one that `applies`, by when it was
+/// ordered, and it gave no sign since.
+fn went_past_its_boot(
+    order: &Order,
+    report: &mut Report,
+    now: DateTime<Utc>,
+    applies: impl FnOnce(DateTime<Utc>) -> bool,
+) -> bool {
     let ordered = report.steps.iter().filter(|state| {
         let boots = |step: &Step| matches!(step.action, Action::DriverBoot { .. });
         order.step(&state.id).is_some_and(boots)
     });
     let ordered = ordered.filter_map(|state| state.finished_at).max();
-    let missed = ordered.is_some_and(|at| at < started && !has_booted_since(report, at));
+    let missed = ordered.is_some_and(|at| !has_booted_since(report, at) && applies(at));
     if !missed {
         return false;
     }

@@ -13,13 +13,14 @@ use bytes::Bytes;
 use tokio::{
     net::UdpSocket,
     sync::mpsc,
+    task::JoinSet,
     time::{Instant as TokioInstant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
-    admission::Admission,
+    admission::{Admission, Admitted},
     packet::{self, Incoming},
     transfer::{Step, Transfer},
 };
@@ -56,11 +57,11 @@ impl Files {
         Self(files.into_iter().collect())
     }
 
-    /// A file; a leading slash is looked over, since some firmware adds one.
+    /// A file, as firmware spells its name: with slashes of either kind, doubled, or before the name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Bytes> {
-        let name = name.strip_prefix("./").unwrap_or(name);
-        self.0.get(name.trim_start_matches('/')).cloned()
+        let parts = name.split(['/', '\\']).filter(|part| !matches!(*part, "" | "."));
+        self.0.get(&parts.collect::<Vec<_>>().join("/")).cloned()
     }
 }
 
@@ -79,36 +80,58 @@ pub struct Ended {
     pub failure: Option<&'static str>,
 }
 
+/// Whether a machine which is to boot has an address.
+pub type IsKnown = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// What is served, and who hears of it.
+#[derive(Clone)]
+pub struct Service {
+    /// The files that can be had.
+    pub files: Arc<Files>,
+    /// For whom places are kept.
+    pub is_known: IsKnown,
+    /// Hears how transfers end.
+    pub ended: mpsc::Sender<Ended>,
+}
+
 /// Serves requests on `socket`, transfers from ports of the same address `local`, until `stop`.
-pub async fn run(
-    socket: UdpSocket,
-    local: IpAddr,
-    files: Arc<Files>,
-    ended: mpsc::Sender<Ended>,
-    stop: CancellationToken,
-) {
+pub async fn run(socket: UdpSocket, local: IpAddr, service: Service, stop: CancellationToken) {
     let mut buffer = vec![0; 1500];
     let admission = Admission::default();
+    let mut transfers = JoinSet::new();
     loop {
         let received = tokio::select! {
             () = stop.cancelled() => return,
+            Some(ended) = transfers.join_next() => {
+                if let Err(failure) = ended {
+                    error!(%failure, "TFTP: a transfer failed by a fault of its own");
+                }
+                continue;
+            }
             received = socket.recv_from(&mut buffer) => received,
         };
         let Ok((len, peer)) = received else { continue };
         let answer = match Incoming::parse(&buffer[..len]) {
-            Some(Incoming::Read { file, options }) => match files.get(&file) {
+            Some(Incoming::Read { file, options }) => match service.files.get(&file) {
                 Some(bytes) => {
-                    let Some(admitted) = admission.admit(peer, &buffer[..len]) else {
+                    let known = (service.is_known)(peer.ip());
+                    let Some(admitted) = admission.admit(peer, &buffer[..len], known) else {
                         debug!(%peer, file, "TFTP: a repeated request, or too many at once");
                         continue;
                     };
                     let transfer = Transfer::new(bytes.clone(), &options);
-                    let (ended, stop) = (ended.clone(), stop.clone());
-                    tokio::spawn(async move {
-                        let _admitted = admitted;
+                    let wanted = Wanted {
+                        local,
+                        peer,
+                        file,
+                        bytes: bytes.len(),
+                    };
+                    let (ended, stop) = (service.ended.clone(), stop.clone());
+                    transfers.spawn(async move {
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            () = serve(transfer, (local, peer), (file, bytes.len()), ended) => {}
+                            () = admitted.evicted() => debug!(%peer, "TFTP: an untouched transfer made room"),
+                            () = serve(transfer, wanted, &admitted, ended) => {}
                         }
                     });
                     continue;
@@ -129,15 +152,24 @@ pub async fn run(
     }
 }
 
+/// One file that one client wants.
+struct Wanted {
+    local: IpAddr,
+    peer: SocketAddr,
+    file: String,
+    bytes: usize,
+}
+
 /// Sends one file and tells how that ended.
-async fn serve(
-    mut transfer: Transfer,
-    (local, peer): (IpAddr, SocketAddr),
-    (file, bytes): (String, usize),
-    ended: mpsc::Sender<Ended>,
-) {
+async fn serve(mut transfer: Transfer, wanted: Wanted, admitted: &Admitted, ended: mpsc::Sender<Ended>) {
+    let Wanted {
+        local,
+        peer,
+        file,
+        bytes,
+    } = wanted;
     let begun = Instant::now();
-    let failure = send(&mut transfer, local, peer).await;
+    let failure = send(&mut transfer, (local, peer), admitted).await;
     if failure == Some(GAVE_UP) && transfer.is_untouched() {
         debug!(%peer, file, "TFTP: the client only asked for the size");
         return;
@@ -154,7 +186,11 @@ async fn serve(
 }
 
 /// Sends one file; gives back why it failed.
-async fn send(transfer: &mut Transfer, local: IpAddr, peer: SocketAddr) -> Option<&'static str> {
+async fn send(
+    transfer: &mut Transfer,
+    (local, peer): (IpAddr, SocketAddr),
+    admitted: &Admitted,
+) -> Option<&'static str> {
     let Ok(socket) = UdpSocket::bind((local, 0)).await else {
         return Some("no port");
     };
@@ -196,6 +232,9 @@ async fn send(transfer: &mut Transfer, local: IpAddr, peer: SocketAddr) -> Optio
             Some(Incoming::Error(_)) => Step::Ended(GAVE_UP),
             _ => Step::Wait,
         };
+        if !transfer.is_untouched() {
+            admitted.touch();
+        }
     }
 }
 
@@ -203,6 +242,31 @@ async fn send(transfer: &mut Transfer, local: IpAddr, peer: SocketAddr) -> Optio
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn names_are_found_as_firmware_spells_them() {
+        let files = Files::of([("undionly.kpxe".to_owned(), Bytes::from_static(b"x"))]);
+        for name in [
+            "undionly.kpxe",
+            "/undionly.kpxe",
+            "//undionly.kpxe",
+            "./undionly.kpxe",
+            "\\undionly.kpxe",
+            ".\\\\undionly.kpxe",
+        ] {
+            assert!(files.get(name).is_some(), "{name}");
+        }
+        for name in [
+            "",
+            "/",
+            "../undionly.kpxe",
+            "undionly",
+            "undionly.kpxe.bak",
+            "x/undionly.kpxe",
+        ] {
+            assert!(files.get(name).is_none(), "{name}");
+        }
+    }
 
     /// Real clients: tftp-hpa's and curl's.
     #[tokio::test]
@@ -214,7 +278,12 @@ mod tests {
         let (sender, mut ended) = mpsc::channel(8);
         let stop = CancellationToken::new();
         let local = IpAddr::from([127, 0, 0, 1]);
-        tokio::spawn(run(socket, local, Arc::new(files), sender, stop.clone()));
+        let service = Service {
+            files: Arc::new(files),
+            is_known: Arc::new(|_| false),
+            ended: sender,
+        };
+        tokio::spawn(run(socket, local, service, stop.clone()));
         let dir = tempfile::tempdir().unwrap();
         let got = dir.path().join("got");
         let path = got.display().to_string();

@@ -53,7 +53,6 @@ enum Booted {
 
 impl Machine {
     /// A machine whose disk is a file in `folder`.
-    #[must_use]
     ///
     /// # Errors
     /// When no HTTP client can be made.

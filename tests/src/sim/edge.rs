@@ -293,6 +293,7 @@ impl Edge {
             let text = "up".to_owned();
             runner
                 .tell(Input::PhoneHome {
+                    itself: false,
                     machine,
                     nonce,
                     text,

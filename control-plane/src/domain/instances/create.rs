@@ -341,12 +341,17 @@ pub(super) fn check_host_name(name: &str) -> Result<(), ApiError> {
     names::check_is_no_id(name)
 }
 
+/// Whether the system that is installed can make such a user (useradd(8): what begins with a digit or a dash is refused by one
+/// distribution or the other).
 pub(super) fn check_user(user: &str) -> Result<(), ApiError> {
-    let user_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
-    if user.is_empty() || user.len() > 32 || !user.chars().all(user_ok) {
+    let begins = |c: char| c.is_ascii_lowercase() || c == '_';
+    let goes_on = |c: char| begins(c) || c.is_ascii_digit() || c == '-';
+    if user.len() > 32 || !user.starts_with(begins) || !user.chars().all(goes_on) {
         return Err(ApiError::Bad(
             "user",
-            format!("`{user}` is not a user name: use 1 to 32 of a-z, 0-9, '_', '-'"),
+            format!(
+                "`{user}` is not a user name: use 1 to 32 of a-z, 0-9, '_', '-', beginning with a letter or '_'"
+            ),
         ));
     }
     Ok(())
@@ -378,4 +383,24 @@ fn named_machine(db: &mut Database, key: String, site: &SiteId) -> Result<Machin
         return Err(ApiError::Bad("machine_site", detail));
     }
     Ok(machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_a_system_can_make_is_a_user() {
+        let long = "a".repeat(32);
+        for user in ["debian", "_ops", "a-b_9", "x", &long] {
+            assert!(check_user(user).is_ok(), "{user}");
+        }
+        let too_long = "a".repeat(33);
+        for user in [
+            "", "9lives", "-rf", "Ann", "a b", "a:b", "ann\n", "änn", "a$", &too_long,
+        ] {
+            let refused = check_user(user).map_err(|error| error.code());
+            assert_eq!(refused, Err("user"), "{user}");
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub type NoDisk = (&'static str, String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
     /// By an instance that the caller may see.
-    Known(LastInstall),
+    Known(Box<LastInstall>),
     /// By one that the caller may not see.
     OfOthers {
         /// When it was asked for.
@@ -120,7 +120,7 @@ fn on(
     };
     let held = last.filter(is_it).map(|last| {
         if of_caller(&last) {
-            Held::Known(last)
+            Held::Known(Box::new(last))
         } else {
             Held::OfOthers { at: last.at }
         }

@@ -1,6 +1,7 @@
 //! Machines: added, seen, changed, removed.
 
 mod address;
+mod check;
 mod import;
 mod life;
 mod row;
@@ -26,11 +27,12 @@ pub use update::{BmcUpdate, Update, update};
 
 use address::AddressBook;
 pub(super) use address::fits;
+use check::{check_bmc, check_labels, check_name, check_ports};
 
 use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,
-    domain::{machine_types, names},
+    domain::machine_types,
     error::{ApiError, chain},
     store::{
         Database, StoreResult,
@@ -75,14 +77,12 @@ pub fn bmc_place(machine: MachineId) -> String {
 /// When something does not fit the site or is taken.
 pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machine, ApiError> {
     caller.require(Permission::MachinesWrite, Target::site(new.site.as_str()))?;
-    if new.macs.is_empty() {
-        return Err(ApiError::Bad(
-            "no_mac",
-            format!("machine `{}` needs at least one MAC address", new.name),
-        ));
-    }
+    check_ports(&new.macs)?;
     check_name(&new.name)?;
     check_labels(&new.labels)?;
+    if let Some((bmc, password)) = &new.bmc {
+        check_bmc(bmc, Some(password))?;
+    }
     let id = MachineId(Uuid::now_v7());
     let (bmc, password) = new
         .bmc
@@ -146,18 +146,6 @@ fn add(db: &mut Database, machine: Machine, (by, now): (&Actor, DateTime<Utc>)) 
     Ok(machine)
 }
 
-/// Whether a text can be a machine's name.
-fn check_name(name: &str) -> Result<(), ApiError> {
-    // `/api/v1/machines/import` is another address.
-    if name == "import" {
-        return Err(ApiError::Bad(
-            "name",
-            "`import` cannot be a machine's name".to_owned(),
-        ));
-    }
-    names::check(name)
-}
-
 /// One machine that the caller may see, by id or name.
 ///
 /// # Errors
@@ -178,31 +166,6 @@ fn seen_by(db: &mut Database, caller: &Caller, key: &str) -> Result<Machine, Api
 fn in_use(machine: &Machine) -> bool {
     let held = [MachineState::Allocated, MachineState::Erasing];
     machine.live_job.is_some() || held.contains(&machine.state)
-}
-
-/// Most labels of a machine.
-const MOST_LABELS: usize = 64;
-
-/// Whether labels can be written on a command line and found again.
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    let bad = |detail: String| Err(ApiError::Bad("label", detail));
-    if labels.len() > MOST_LABELS {
-        return bad(format!("a machine has at most {MOST_LABELS} labels"));
-    }
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
-    for (name, value) in labels {
-        if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
-            return bad(format!(
-                "`{name}` is not a label's name: use 1 to 63 of a-z, A-Z, 0-9, '.', '_', '-' and '/'"
-            ));
-        }
-        if value.len() > 255 || value.chars().any(char::is_control) {
-            return bad(format!(
-                "the value of label `{name}` is longer than 255 bytes or has control characters"
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Takes the hardware an agent found in a job: if it is news, it is kept and told, and the machine's type decided anew.

@@ -11,12 +11,13 @@ use serde::Deserialize;
 use slipway_protocol::{
     ids::{MacAddr, SiteId},
     inventory::FirmwareKind,
+    order::BmcDriver,
     seal::Secret,
 };
 use utoipa::ToSchema;
 
-use super::{check_labels, check_name};
-use crate::error::ApiError;
+use super::{check_bmc, check_labels, check_name, check_ports};
+use crate::{error::ApiError, store::machines::BmcDetails};
 
 /// A machine as somebody wrote it down; nothing of it is believed yet.
 #[derive(Clone, Default, Deserialize, ToSchema)]
@@ -114,6 +115,32 @@ fn firmware(errors: &mut Vec<RowError>, text: &str) -> Option<FirmwareKind> {
     }
 }
 
+/// The address of the row's BMC, with what is wrong with it and its user.
+fn bmc(errors: &mut Vec<RowError>, row: &ImportRow) -> Option<SocketAddr> {
+    let Some(text) = &row.bmc else {
+        if row.bmc_user.is_some() || row.bmc_password.is_some() {
+            let detail = "a BMC's user and password need its address".to_owned();
+            errors.push(RowError {
+                field: "bmc",
+                code: "bmc",
+                detail,
+            });
+        }
+        return None;
+    };
+    let address = field(errors, ("bmc", "bmc"), text)?;
+    let details = BmcDetails {
+        driver: BmcDriver::Ipmi,
+        address,
+        username: row.bmc_user.clone().unwrap_or_default(),
+    };
+    let password = row.bmc_password.clone().map(Secret::new);
+    if let Err(error) = check_bmc(&details, password.as_ref()) {
+        errors.push(RowError::of("bmc", &error));
+    }
+    Some(address)
+}
+
 /// Reads a row; every field that is wrong is told, not only the first.
 pub(super) fn read(row: ImportRow) -> Result<Wanted, Vec<RowError>> {
     let mut errors = Vec::new();
@@ -126,13 +153,9 @@ pub(super) fn read(row: ImportRow) -> Result<Wanted, Vec<RowError>> {
         .iter()
         .map(|mac| field(&mut errors, ("macs", "mac"), mac))
         .collect();
-    if macs.is_empty() {
-        let detail = "a machine needs at least one MAC address".to_owned();
-        errors.push(RowError {
-            field: "macs",
-            code: "no_mac",
-            detail,
-        });
+    let macs: Option<Vec<MacAddr>> = macs.into_iter().collect();
+    if let Some(Err(error)) = macs.as_deref().map(check_ports) {
+        errors.push(RowError::of("macs", &error));
     }
     let firmware = row
         .firmware
@@ -140,25 +163,15 @@ pub(super) fn read(row: ImportRow) -> Result<Wanted, Vec<RowError>> {
         .and_then(|text| firmware(&mut errors, text));
     let address = row
         .address
-        .and_then(|text| field(&mut errors, ("address", "address"), &text));
-    let bmc = row
-        .bmc
         .as_deref()
-        .and_then(|text| field(&mut errors, ("bmc", "bmc"), text));
-    if row.bmc.is_none() && (row.bmc_user.is_some() || row.bmc_password.is_some()) {
-        let detail = "a BMC's user and password need its address".to_owned();
-        errors.push(RowError {
-            field: "bmc",
-            code: "bmc",
-            detail,
-        });
-    }
+        .and_then(|text| field(&mut errors, ("address", "address"), text));
+    let bmc = bmc(&mut errors, &row);
     if let Some(labels) = &row.labels
         && let Err(error) = check_labels(labels)
     {
         errors.push(RowError::of("labels", &error));
     }
-    match (site, macs.into_iter().collect::<Option<Vec<_>>>()) {
+    match (site, macs) {
         (Some(site), Some(macs)) if errors.is_empty() => Ok(Wanted {
             name: row.name,
             site,

@@ -8,7 +8,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use slipway_protocol::{ids::MacAddr, inventory::FirmwareKind, order::BmcDriver, seal::Secret};
 
-use super::{AddressBook, bmc_place, check_labels, check_name, in_use, object, seen_by, told};
+use super::{
+    AddressBook, bmc_place, check_bmc, check_labels, check_name, check_ports, in_use, object, seen_by, told,
+};
 use crate::{
     access::{Actor, Caller, Permission, Target},
     app::App,
@@ -177,16 +179,21 @@ fn applied(machine: Machine, wanted: &Update) -> Result<Machine, ApiError> {
     next.details.firmware = wanted.firmware.unwrap_or(next.details.firmware);
     next.address = wanted.address.unwrap_or(next.address);
     if let Some(macs) = &wanted.macs {
-        if macs.is_empty() {
-            let detail = format!("machine `{}` needs at least one MAC address", next.name);
-            return Err(ApiError::Bad("no_mac", detail));
-        }
+        check_ports(macs)?;
         next.details.macs.clone_from(macs);
     }
     match &wanted.bmc {
         None => {}
         Some(BmcUpdate::Remove) => (next.details.bmc, next.bmc_password) = (None, None),
-        Some(bmc) => next.details.bmc = Some(bmc_of(next.details.bmc.take(), bmc)?),
+        Some(wanted) => {
+            let bmc = bmc_of(next.details.bmc.take(), wanted)?;
+            let password = match wanted {
+                BmcUpdate::Set { password, .. } => password.as_ref(),
+                BmcUpdate::Remove => None,
+            };
+            check_bmc(&bmc, password)?;
+            next.details.bmc = Some(bmc);
+        }
     }
     Ok(next)
 }

@@ -223,6 +223,21 @@ async fn a_clock_of_the_far_future_silences_nobody() {
     }
 }
 
+/// An inventory of about so many bytes.
+fn inventory_of(bytes: usize) -> Inventory {
+    let nic = Nic {
+        name: "n".repeat(1024),
+        mac: VICTIM.parse().unwrap(),
+        speed_mbit: None,
+        link: true,
+        neighbour: None,
+    };
+    Inventory {
+        nics: vec![nic; bytes / 1024],
+        ..Inventory::default()
+    }
+}
+
 /// A hello of the year 262142 ended the control plane, and did so again after each restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_of_an_edge_ends_the_control_plane() {
@@ -254,23 +269,10 @@ async fn no_message_of_an_edge_ends_the_control_plane() {
     ] {
         says(&mut world, &Hello { logs, ..hello() }, now(), "out_of_bounds").await;
     }
-    let inventory = |bytes: usize| {
-        let nic = Nic {
-            name: "n".repeat(1024),
-            mac: VICTIM.parse().unwrap(),
-            speed_mbit: None,
-            link: true,
-            neighbour: None,
-        };
-        Inventory {
-            nics: vec![nic; bytes / 1024],
-            ..Inventory::default()
-        }
-    };
     for bytes in [MAX_INVENTORY_BYTES, 100 * 1024, 3 * 1024 * 1024] {
         let before = refused_so_far(&world, "out_of_bounds").await;
         let large = Report {
-            inventory: Some(inventory(bytes)),
+            inventory: Some(inventory_of(bytes)),
             ..report(machine)
         };
         liar.say(&liar.report_topic(machine), now(), &large);
@@ -278,7 +280,11 @@ async fn no_message_of_an_edge_ends_the_control_plane() {
     }
     let shown = get(&world, "/api/v1/machines/m2").await;
     assert_eq!(shown["inventory"], Value::Null, "nothing of it was kept: {shown}");
-    // Numbers that were never given out are not believed, and nothing is numbered above them.
+    numbers_that_were_never_given_out_are_not_believed(&mut world, &liar).await;
+}
+
+/// Nothing is numbered above what an edge only says that it holds.
+async fn numbers_that_were_never_given_out_are_not_believed(world: &mut World, liar: &Liar) {
     let lists = Lists {
         commands: vec![Held {
             kind: Kind::Config,
@@ -304,6 +310,6 @@ async fn no_message_of_an_edge_ends_the_control_plane() {
         &Presence { online: true },
     );
     assert!(world.honest.is_answered(LIMIT).await);
-    let site = get(&world, "/api/v1/sites/bj-2").await;
+    let site = get(world, "/api/v1/sites/bj-2").await;
     assert!(site["revision"].as_u64().unwrap() < 1 << 40, "{site}");
 }

@@ -9,7 +9,7 @@ mod recipe;
 mod stalls;
 mod stranger;
 mod table;
-mod world;
+pub(crate) mod world;
 
 use self::{
     raw::{Raw, Seen},

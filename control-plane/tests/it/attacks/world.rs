@@ -78,10 +78,15 @@ impl Mosquitto {
             .expect("mosquitto is installed (Debian package mosquitto)")
     }
 
-    /// `systemctl restart mosquitto`
-    pub(crate) fn restart(&mut self) {
+    /// `systemctl kill -s KILL mosquitto`
+    pub(crate) fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// `systemctl restart mosquitto`
+    pub(crate) fn restart(&mut self) {
+        self.stop();
         self.child = Self::spawn(&self.folder);
     }
 

@@ -45,6 +45,9 @@ pub(super) async fn run(
         return Ok(());
     }
     let bmc = open(context, teller).await?;
+    if pxe {
+        context.boots.boot_ordered(teller.work.order.machine);
+    }
     let booted = match boot(&*bmc, device, firmware(teller), teller).await {
         Ok(()) => Ok(seen_on(&*bmc).await),
         Err(error) => Err(error),
