@@ -79,7 +79,12 @@ impl Edge {
         let runtime = Runtime::new().unwrap();
         let (identity, dir) = (identity.clone(), dir.path().to_owned());
         let started = runtime.spawn(async move {
-            let stop = start_edge(&identity, &dir, identity.broker_port, Arc::new(Drivers));
+            let stop = start_edge(
+                &identity,
+                &dir,
+                identity.broker_port,
+                Arc::new(Drivers::default()),
+            );
             std::mem::forget(stop);
         });
         started.await.unwrap();

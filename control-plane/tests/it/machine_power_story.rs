@@ -50,7 +50,12 @@ async fn story(server: &Server) {
     let (status, made) = server.post("/api/v1/machines", body).await;
     assert_eq!(status, StatusCode::CREATED, "{made}");
     let (identity, dir) = join(server).await;
-    let _stop = start_edge(&identity, dir.path(), identity.broker_port, Arc::new(Drivers));
+    let _stop = start_edge(
+        &identity,
+        dir.path(),
+        identity.broker_port,
+        Arc::new(Drivers::default()),
+    );
     let online = async || server.get("/api/v1/sites/bj-1").await["online"] == true;
     until("the site is online", online).await;
 

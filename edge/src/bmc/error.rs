@@ -9,14 +9,14 @@ use super::BootDevice;
 #[derive(Debug, thiserror::Error)]
 pub enum BmcError {
     /// Nothing came back within the driver's limits.
-    #[error(
-        "BMC {bmc} did not answer '{operation}': check its address, cabling and that IPMI over LAN is enabled"
-    )]
+    #[error("BMC {bmc} did not answer '{operation}': {}", silence(*heard, operation))]
     Timeout {
         /// Address of the BMC.
         bmc: String,
         /// What was being asked.
         operation: &'static str,
+        /// Whether it had answered other things shortly before.
+        heard: bool,
     },
     /// The local network refused the packet.
     #[error("BMC {bmc} cannot be reached from this edge: check routes and firewall")]
@@ -49,7 +49,8 @@ pub enum BmcError {
     },
     /// The session's privilege does not allow the command, or the user may not become administrator.
     #[error(
-        "BMC {bmc} does not allow '{operation}' to this user: give it the ADMINISTRATOR privilege on the LAN channel"
+        "BMC {bmc} does not allow '{operation}' to this user: power and boot need the OPERATOR privilege on the LAN channel, \
+         passwords and a reset of the BMC need ADMINISTRATOR"
     )]
     Privilege {
         /// Address of the BMC.
@@ -83,7 +84,7 @@ pub enum BmcError {
     },
     /// Any other completion code (IPMI 2.0 table 5-2).
     #[error(
-        "BMC {bmc} answered '{operation}' with completion code 0x{completion:02x}: see IPMI 2.0 table 5-2 and the maker's list"
+        "BMC {bmc} refused '{operation}' with completion code 0x{completion:02x}{}", meaning(*completion)
     )]
     Completion {
         /// Address of the BMC.
@@ -104,6 +105,14 @@ pub enum BmcError {
         operation: &'static str,
         /// What was wrong.
         detail: &'static str,
+    },
+    /// What was asked of the power was accepted several times, and did not happen.
+    #[error(
+        "the BMC accepted '{operation}' for a minute and the machine's power did not change: look at its power supplies and front panel"
+    )]
+    PowerNotTaken {
+        /// What was asked.
+        operation: &'static str,
     },
     /// The boot device read back is not the one set.
     #[error(
@@ -157,9 +166,10 @@ impl BmcError {
             | Self::Busy { .. }
             | Self::SessionLost { .. }
             | Self::Malformed { .. }
+            | Self::PowerNotTaken { .. }
             | Self::Random { .. } => true,
-            // 0xC4 out of space, 0xCF duplicate, 0xD2 update in progress, 0xFF unspecified
-            Self::Completion { completion, .. } => matches!(completion, 0xc4 | 0xcf | 0xd2 | 0xff),
+            // 0xD5 not in this state, which may be another one soon; 0xFF unspecified
+            Self::Completion { completion, .. } => matches!(completion, 0xd5 | 0xff),
             Self::Credentials { .. }
             | Self::SuitesRefused { .. }
             | Self::Privilege { .. }
@@ -182,6 +192,7 @@ impl BmcError {
             Self::Privilege { .. } => "bmc_privilege",
             Self::Busy { .. } => "bmc_busy",
             Self::PowerIsOff { .. } => "bmc_power_is_off",
+            Self::PowerNotTaken { .. } => "bmc_power_not_taken",
             Self::SessionLost { .. } => "bmc_session_lost",
             Self::Completion { .. } => "bmc_completion_code",
             Self::Malformed { .. } => "bmc_malformed_answer",
@@ -191,5 +202,35 @@ impl BmcError {
             Self::NoSuchUser { .. } => "bmc_user_unknown",
             Self::Random { .. } => "edge_random",
         }
+    }
+}
+
+/// What to do about a BMC that says nothing.
+fn silence(heard: bool, operation: &str) -> &'static str {
+    match (heard, operation) {
+        (false, _) => {
+            "nothing answers there; check its address, its cabling and that IPMI over LAN is enabled"
+        }
+        (true, "log in (RAKP 1)" | "log in (RAKP 3)") => {
+            "it answers, but not to this login; check the user name, and that this user may use IPMI over LAN"
+        }
+        (true, _) => {
+            "it answers, but not to this; it will be tried again, and its firmware may not know this command"
+        }
+    }
+}
+
+/// A completion code in words (IPMI 2.0 table 5-2).
+fn meaning(completion: u8) -> &'static str {
+    match completion {
+        0x80 => " (parameter not supported): this BMC cannot do that",
+        0xc1 | 0xc2 => " (invalid command): its firmware does not know this command",
+        0xc7 | 0xc8 => " (wrong length): its firmware wants this command in another form",
+        0xc9 | 0xcc => " (invalid field): its firmware takes this command, but not this value",
+        0xca | 0xcb => " (not present): it has no such thing",
+        0xd3 => " (destination unavailable): a part of the machine does not answer its BMC",
+        0xd5 => " (not in the present state): look at the machine's power and whether its BMC is updating",
+        0xd6 => " (disabled): switch this on at the BMC",
+        _ => ": see IPMI 2.0 table 5-2 and the maker's list",
     }
 }

@@ -14,7 +14,9 @@ use slipway_protocol::{
     seal::Secret,
 };
 
-use self::ipmi::{Credentials, IpmiBmc, Timing};
+use std::sync::Arc;
+
+use self::ipmi::{Credentials, IpmiBmc, Reached, Timing};
 
 pub use error::BmcError;
 use event_log::{Bounds, EventLog, Mark};
@@ -88,7 +90,10 @@ pub trait Reach: Send + Sync {
 }
 
 /// The drivers of this product, over the site's network.
-pub struct Drivers;
+#[derive(Default)]
+pub struct Drivers {
+    reached: Arc<Reached>,
+}
 
 impl Reach for Drivers {
     fn reach(&self, access: &BmcAccess, passwords: &[Secret]) -> Box<dyn Bmc> {
@@ -97,7 +102,10 @@ impl Reach for Drivers {
             passwords: passwords.iter().map(|p| p.reveal().to_owned()).collect(),
         };
         match access.driver {
-            BmcDriver::Ipmi => Box::new(IpmiBmc::new(access.address, credentials, Timing::default())),
+            BmcDriver::Ipmi => {
+                let bmc = IpmiBmc::new(access.address, credentials, Timing::default());
+                Box::new(bmc.with(self.reached.clone()))
+            }
         }
     }
 }

@@ -85,6 +85,7 @@ impl OneBmc {
         let timeout = || BmcError::Timeout {
             bmc: "sim".to_owned(),
             operation,
+            heard: false,
         };
         if mute && !obeys {
             tokio::time::sleep(SILENCE).await;

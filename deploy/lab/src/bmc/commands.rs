@@ -10,6 +10,7 @@ use slipway_edge::bmc::{PowerAction, PowerState};
 
 use super::chassis::{BootFlags, Chassis, ChassisError};
 use super::faults::Faults;
+use super::oddities::{Oddities, take};
 use super::password;
 use super::users::Users;
 
@@ -26,6 +27,8 @@ pub(super) const INVALID_FIELD: u8 = 0xcc;
 const NO_PRIVILEGE: u8 = 0xd4;
 const WRONG_STATE: u8 = 0xd5;
 const UNSPECIFIED: u8 = 0xff;
+/// Boot option parameter 3: when the flags are cleared (table 28-14).
+const PARAMETER_CLEARING: u8 = 3;
 
 /// Completion code and data.
 pub(super) type Reply = (u8, Vec<u8>);
@@ -36,6 +39,8 @@ pub(super) struct Settings {
     /// The session that set "set in progress".
     progress: Option<u32>,
     acknowledge: [u8; 2],
+    /// When boot flags are not cleared (parameter 3).
+    flags_kept: u8,
     restore_policy: u8,
 }
 
@@ -69,6 +74,16 @@ pub(super) fn answer(request: &Request, completion: u8, data: Vec<u8>) -> Respon
         completion,
         data,
     }
+}
+
+/// Whether this maker's firmware says nothing to a request.
+pub(super) fn is_ignored(request: &Request, odd: &Oddities) -> bool {
+    let sets_boot = (request.netfn, request.command) == (NETFN_CHASSIS, 0x08);
+    sets_boot
+        && request
+            .data
+            .first()
+            .is_some_and(|parameter| odd.mute_about.contains(parameter))
 }
 
 /// Commands that need no session.
@@ -209,6 +224,7 @@ async fn chassis(request: &Request, context: &mut Context<'_>) -> Reply {
                 vec![on | (context.settings.restore_policy << 5), 0x00, 0x40, 0x00],
             )
         }
+        0x02 if context.faults.with_oddities(|odd| take(&mut odd.power_forgotten)) => (OK, Vec::new()),
         0x02 => control(&request.data, context.chassis).await,
         0x04 => (OK, Vec::new()),
         0x06 => {
@@ -221,7 +237,10 @@ async fn chassis(request: &Request, context: &mut Context<'_>) -> Reply {
             (OK, vec![0x07])
         }
         0x08 => set_boot(&request.data, context).await,
-        0x09 => get_boot(&request.data, context).await,
+        0x09 => match context.faults.with_oddities(|odd| odd.boot_read) {
+            Some(code) => (code, Vec::new()),
+            None => get_boot(&request.data, context).await,
+        },
         _ => (UNKNOWN_COMMAND, Vec::new()),
     }
 }
@@ -276,8 +295,11 @@ async fn set_boot(data: &[u8], context: &mut Context<'_>) -> Reply {
             None => BAD_LENGTH,
         },
         (PARAMETER_PROGRESS | PARAMETER_ACKNOWLEDGE, _) => BAD_LENGTH,
-        // clearing rules of the valid bit: taken, but this BMC never clears it by itself
-        (3, [_, ..]) => OK,
+        // Kept, although this BMC never clears the flags by itself.
+        (PARAMETER_CLEARING, [rules, ..]) => {
+            context.settings.flags_kept = *rules;
+            OK
+        }
         _ => PARAMETER_UNSUPPORTED,
     };
     (code, Vec::new())
@@ -291,7 +313,7 @@ async fn get_boot(data: &[u8], context: &Context<'_>) -> Reply {
         PARAMETER_PROGRESS => vec![u8::from(context.settings.progress.is_some())],
         PARAMETER_ACKNOWLEDGE => context.settings.acknowledge.to_vec(),
         PARAMETER_FLAGS => context.chassis.boot_flags().await.0.to_vec(),
-        3 => vec![0x1f],
+        PARAMETER_CLEARING => vec![context.settings.flags_kept],
         _ => return (PARAMETER_UNSUPPORTED, Vec::new()),
     };
     (OK, [&[0x01, parameter], value.as_slice()].concat())

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use super::event_log::EventLog;
+use super::{event_log::EventLog, oddities::Oddities};
 
 /// What a BMC does with a new password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub struct Faults {
     busy: AtomicU32,
     passwords: Mutex<Passwords>,
     failed_logins: AtomicU32,
+    oddities: Mutex<Oddities>,
     log: EventLog,
 }
 
@@ -67,6 +68,16 @@ impl Faults {
             *rule = Passwords::Store;
         }
         now
+    }
+
+    /// From now on this BMC has these ways.
+    pub fn oddities(&self, oddities: Oddities) {
+        *self.oddities.lock().unwrap_or_else(PoisonError::into_inner) = oddities;
+    }
+
+    /// Looks at the ways of this BMC, or counts one of them down.
+    pub(super) fn with_oddities<T>(&self, look: impl FnOnce(&mut Oddities) -> T) -> T {
+        look(&mut self.oddities.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The BMC's event log.

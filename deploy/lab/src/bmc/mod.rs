@@ -8,6 +8,7 @@ mod commands;
 pub mod event_log;
 pub mod faults;
 mod login;
+pub mod oddities;
 mod password;
 pub mod server;
 pub mod users;
@@ -21,6 +22,7 @@ use tokio::net::UdpSocket;
 pub use chassis::{BootFlags, Chassis, ChassisError, MemoryChassis};
 pub use event_log::EventLog;
 pub use faults::{Faults, Passwords};
+pub use oddities::Oddities;
 pub use users::{User, Users};
 
 /// Serves one BMC on `socket` for ever. Bind port 0 on loopback for a test, port 623 in the lab. Use

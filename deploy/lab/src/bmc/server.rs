@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
-use slipway_edge::bmc::ipmi::crypto::SessionKeys;
+use slipway_edge::bmc::ipmi::crypto::{SessionKeys, Suite};
 use slipway_edge::bmc::ipmi::rakp::{OpenRequest, Privilege, Rakp1, RakpReply};
 use slipway_edge::bmc::ipmi::wire::{
     Frame, PayloadType, PlusFrame, Request, Response, parse, sessionless, setup,
@@ -15,6 +15,7 @@ use super::chassis::Chassis;
 use super::commands::{self, Context, Effect};
 use super::faults::Faults;
 use super::login::{self, Login, Stage};
+use super::oddities::{Oddities, take};
 use super::users::Users;
 
 /// Sessions at a time, as many BMCs have.
@@ -108,7 +109,10 @@ impl Server {
             Frame::Plus(frame) if frame.payload_type == PayloadType::Message => {
                 self.message(&frame, now).await
             }
-            Frame::Plus(frame) => self.set_up(&frame, now),
+            Frame::Plus(frame) => {
+                let (kind, answer) = self.set_up(&frame, now)?;
+                Some(setup(kind, &self.oddly(answer)))
+            }
         }
     }
 
@@ -118,13 +122,32 @@ impl Server {
         Some(bytes)
     }
 
-    fn set_up(&mut self, frame: &PlusFrame<'_>, now: Instant) -> Option<Vec<u8>> {
+    /// An answer of the session set-up as this maker's firmware would have it.
+    fn oddly(&self, mut answer: Vec<u8>) -> Vec<u8> {
+        self.faults.with_oddities(|odd| {
+            if let (Some(tag), Some(first)) = (odd.tag, answer.first_mut()) {
+                *first = tag;
+            }
+            if odd.short_refusals && answer.get(1).is_some_and(|status| *status != 0) {
+                answer.truncate(2);
+            }
+            answer.resize(answer.len() + odd.trailing, 0);
+        });
+        answer
+    }
+
+    fn set_up(&mut self, frame: &PlusFrame<'_>, now: Instant) -> Option<(PayloadType, Vec<u8>)> {
         match frame.payload_type {
             PayloadType::OpenRequest => {
                 let request = OpenRequest::parse(frame.payload).ok()?;
+                let suite = Suite::from_algorithms(request.algorithms);
+                if suite.is_some() && self.faults.with_oddities(|odd| odd.silent_about == suite) {
+                    return None;
+                }
                 self.make_room(now);
                 let id = u32::from_le_bytes(self.bytes()?) | 1;
-                let free = self.slots.len() < SLOTS && !self.slots.contains_key(&id);
+                let full = self.faults.with_oddities(|odd| take(&mut odd.full));
+                let free = !full && self.slots.len() < SLOTS && !self.slots.contains_key(&id);
                 let (answer, login) = login::open(&request, free.then_some(id));
                 if let Some(login) = login {
                     self.slots.insert(
@@ -136,15 +159,19 @@ impl Server {
                         },
                     );
                 }
-                Some(setup(PayloadType::OpenResponse, &answer))
+                Some((PayloadType::OpenResponse, answer))
             }
             PayloadType::Rakp(1) => {
                 let first = Rakp1::parse(frame.payload).ok()?;
                 let random = (self.bytes()?, self.guid);
+                let unnamed = self.users.named(&first.user).is_none();
+                if unnamed && self.faults.with_oddities(|odd| odd.silent_about_names) {
+                    return None;
+                }
                 let slot = self.slots.get_mut(&first.system_id)?;
                 slot.used = now;
                 let answer = slot.login.greet(first, &self.users, random);
-                Some(setup(PayloadType::Rakp(2), &answer))
+                Some((PayloadType::Rakp(2), answer))
             }
             PayloadType::Rakp(3) => {
                 let third = RakpReply::parse(frame.payload).ok()?;
@@ -165,7 +192,7 @@ impl Server {
                         last: None,
                     });
                 }
-                Some(setup(PayloadType::Rakp(4), &answer))
+                Some((PayloadType::Rakp(4), answer))
             }
             _ => None,
         }
@@ -196,11 +223,18 @@ impl Server {
         slot.used = now;
         slot.login.stage = Stage::Active; // the console has the keys: RAKP is over
         let request = Request::parse(&message).ok()?;
+        if self
+            .faults
+            .with_oddities(|odd| commands::is_ignored(&request, odd))
+        {
+            return None;
+        }
         let mut effect = Effect::None;
         let response = match &session.last {
             Some((known, answer)) if *known == request => answer.clone(),
             _ if !commands::about_session(&request) && self.faults.take_busy() => {
-                commands::answer(&request, 0xc0, Vec::new())
+                let code = self.faults.with_oddities(|odd| odd.busy_code.unwrap_or(0xc0));
+                commands::answer(&request, code, Vec::new())
             }
             _ => {
                 let mut context = Context {
@@ -224,9 +258,13 @@ impl Server {
             return None;
         }
         session.sent = session.sent.wrapping_add(1).max(1);
-        let packet = session
+        let (message, trailing) = self
+            .faults
+            .with_oddities(|odd| (spoil(response, odd), odd.trailing));
+        let mut packet = session
             .keys
-            .seal(slot.login.console_id, session.sent, &response.encode(), iv);
+            .seal(slot.login.console_id, session.sent, &message, iv);
+        packet.resize(packet.len() + trailing, 0);
         self.apply(effect, now);
         Some(packet)
     }
@@ -244,6 +282,24 @@ impl Server {
             }
         }
     }
+}
+
+/// An answer's message as this maker's firmware would have it.
+fn spoil(mut response: Response, odd: &mut Oddities) -> Vec<u8> {
+    if odd.netfn_echoed {
+        response.netfn &= !1;
+    }
+    if !response.data.is_empty() && take(&mut odd.empty) {
+        response.data.clear();
+    }
+    let mut message = response.encode();
+    if odd.wrong_checksums {
+        message[2] ^= 0x55;
+        if let Some(last) = message.last_mut() {
+            *last ^= 0x55;
+        }
+    }
+    message
 }
 
 #[cfg(test)]

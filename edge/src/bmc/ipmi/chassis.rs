@@ -42,6 +42,9 @@ pub const GET_BOOT: Command = command(NETFN_CHASSIS, 0x09, "get boot options");
 
 /// Boot option parameter 0: set in progress.
 pub const PARAMETER_PROGRESS: u8 = 0;
+/// Boot option parameter 3 (table 28-14): the flags are kept although no chassis control follows within 60 s, since a machine may
+/// take longer to be powered on.
+pub const KEEP_FLAGS: [u8; 2] = [3, 0x08];
 /// Boot option parameter 4: who has handled the boot info.
 pub const PARAMETER_ACKNOWLEDGE: u8 = 4;
 /// Boot option parameter 5: boot flags.
@@ -100,8 +103,8 @@ pub fn next_boot(data: &[u8]) -> Option<Option<BootDevice>> {
     })
 }
 
-/// Reads Get Device ID.
-pub fn device(data: &[u8], suite: u8) -> Option<BmcInfo> {
+/// Reads Get Device ID; how the session is protected is for the caller to say.
+pub fn device(data: &[u8]) -> Option<BmcInfo> {
     let [
         _id,
         _revision,
@@ -124,7 +127,7 @@ pub fn device(data: &[u8], suite: u8) -> Option<BmcInfo> {
         manufacturer: u32::from_le_bytes([m0, m1, m2, 0]) & 0x000f_ffff,
         product: u16::from_le_bytes([p0, p1]),
         firmware: format!("{}.{minor:02x}", major & 0x7f), // the minor revision is BCD
-        security: format!("cipher suite {suite}"),
+        security: String::new(),
     })
 }
 
@@ -154,9 +157,9 @@ mod tests {
     fn short_answers_are_refused() {
         assert_eq!(power_state(&[]), None);
         for length in 0..11 {
-            assert_eq!(device(&[0; 11][..length], 3), None);
+            assert_eq!(device(&[0; 11][..length]), None);
         }
-        let info = device(&[0x20, 1, 0x82, 0x45, 2, 0xbf, 0x57, 1, 0, 0x34, 0x12], 17).expect("full answer");
+        let info = device(&[0x20, 1, 0x82, 0x45, 2, 0xbf, 0x57, 1, 0, 0x34, 0x12]).expect("full answer");
         assert_eq!(
             (info.manufacturer, info.product, info.firmware.as_str()),
             (343, 0x1234, "2.45")

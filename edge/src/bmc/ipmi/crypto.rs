@@ -130,25 +130,30 @@ impl SessionKeys {
         packet
     }
 
-    /// Checks the authentication code, then decrypts the IPMI message.
+    /// Checks the authentication code, then decrypts the IPMI message. How much padding stands before the code is not looked at, nor
+    /// what stands after it: the code covers what counts, wherever it stands.
     pub fn open(&self, frame: &PlusFrame<'_>) -> Result<Vec<u8>, WireError> {
         if !frame.authenticated || !frame.encrypted || frame.payload_type != PayloadType::Message {
             return Err(WireError::Unprotected);
         }
         let code_length = self.suite.code_length();
-        let covered = frame
+        // Header, payload, pad length and next header.
+        let least = 12 + frame.payload.len() + 2;
+        let last = frame
             .session
             .len()
             .checked_sub(code_length)
+            .filter(|last| *last >= least)
             .ok_or(WireError::Short)?;
-        let (covered, code) = frame.session.split_at(covered);
-        if covered.len() < 12 + frame.payload.len() + 2 {
-            return Err(WireError::Short);
+        let places = std::iter::once(last).chain(least..last.min(least + 4));
+        for at in places {
+            let (covered, code) = frame.session.split_at(at);
+            let code = &code[..code_length];
+            if self.suite.verify(&self.integrity, &[covered], code, code_length) {
+                return self.decrypt(frame.payload);
+            }
         }
-        if !self.suite.verify(&self.integrity, &[covered], code, code_length) {
-            return Err(WireError::Integrity);
-        }
-        self.decrypt(frame.payload)
+        Err(WireError::Integrity)
     }
 
     /// AES-CBC-128 payload (section 13.29): IV, then message + 01 02 03 .. + pad length, encrypted.
@@ -179,13 +184,9 @@ impl SessionKeys {
             }
         }
         let pad = usize::from(text.pop().ok_or(WireError::Padding)?);
+        // What the padding holds is not looked at: some leave it 0.
         let length = text.len().checked_sub(pad).ok_or(WireError::Padding)?;
-        if pad >= BLOCK
-            || text[length..]
-                .iter()
-                .enumerate()
-                .any(|(at, byte)| usize::from(*byte) != at + 1)
-        {
+        if pad > BLOCK {
             return Err(WireError::Padding);
         }
         text.truncate(length);
@@ -213,6 +214,55 @@ mod tests {
                 };
                 assert_eq!(frame.session.len() % 4, 0);
                 assert_eq!(keys(suite).open(&frame).as_deref(), Ok(message.as_slice()));
+            }
+        }
+    }
+
+    /// A datagram as firmware of other habits makes it: `fill` in the padding of the payload, `pad` bytes before the code, and
+    /// something behind it.
+    fn odd(suite: Suite, message: &[u8], (fill, pad, behind): (u8, usize, usize)) -> Vec<u8> {
+        let keys = keys(suite);
+        let mut text = message.to_vec();
+        let length = (BLOCK - (message.len() + 1) % BLOCK) % BLOCK;
+        text.resize(message.len() + length, fill);
+        text.push(length as u8);
+        let iv = [3; BLOCK];
+        let mut cipher = cbc::Encryptor::<Aes128>::new(&keys.encryption.into(), &iv.into());
+        for block in text.chunks_exact_mut(BLOCK) {
+            cipher.encrypt_block(<&mut Array<u8, _>>::try_from(block).unwrap());
+        }
+        let payload = [iv.as_slice(), &text].concat();
+        let kind = PayloadType::Message.number() | 0xc0;
+        let mut session = session_header(kind, 9, 4, payload.len()).to_vec();
+        session.extend_from_slice(&payload);
+        session.resize(session.len() + pad, 0x00);
+        session.extend_from_slice(&[pad as u8, 0x00]);
+        let code = suite.hmac(&keys.integrity, &[&session]);
+        session.extend_from_slice(&code[..suite.code_length()]);
+        session.resize(session.len() + behind, 0xaa);
+        [RMCP_HEADER.as_slice(), &session].concat()
+    }
+
+    #[test]
+    fn padding_of_other_habits_is_looked_over() {
+        for suite in [Suite::Three, Suite::Seventeen] {
+            for (fill, pad, behind) in [
+                (0x00, 2, 0),
+                (0xff, 0, 0),
+                (0x07, 3, 0),
+                (0x00, 0, 4),
+                (0x01, 1, 1),
+                (0x00, 3, 60),
+            ] {
+                for length in [1, 8, 15, 16, 30] {
+                    let message = vec![0x5a; length];
+                    let packet = odd(suite, &message, (fill, pad, behind));
+                    let Ok(Frame::Plus(frame)) = parse(&packet) else {
+                        panic!("not a session packet")
+                    };
+                    let opened = keys(suite).open(&frame);
+                    assert_eq!(opened, Ok(message), "{suite:?} {fill} {pad} {behind}");
+                }
             }
         }
     }

@@ -9,10 +9,7 @@ use super::super::BmcError;
 use super::crypto::{Suite, equal};
 use super::rakp::{Exchange, OpenRequest, OpenResponse, Privilege, Rakp1, RakpReply, status};
 use super::session::{Credentials, Timing};
-use super::wire::{Frame, PayloadType, WireError, parse, setup, take};
-
-/// Bit of the role byte: look the user up by name alone.
-const NAME_ONLY: u8 = 0x10;
+use super::wire::{Frame, PayloadType, parse, setup, take};
 
 /// The socket and what is needed to speak of it in errors.
 pub(super) struct Link {
@@ -20,6 +17,18 @@ pub(super) struct Link {
     pub(super) bmc: String,
     pub(super) timing: Timing,
     pub(super) random: SystemRandom,
+    /// Whether it answered anything at all, so that silence is told apart from a BMC that is not there.
+    pub(super) heard: bool,
+}
+
+/// What a datagram is to whoever waits for an answer.
+pub(super) enum Heard<T> {
+    /// The answer.
+    Answer(T),
+    /// It was meant to be, but cannot be read.
+    Spoilt,
+    /// Something else: late, foreign or forged.
+    Other,
 }
 
 impl Link {
@@ -46,29 +55,31 @@ impl Link {
         Ok(bytes)
     }
 
-    /// Sends what `packet` makes (anew for each try) until `accept` takes an answer. What `accept` does not
-    /// take (late, foreign or forged packets) is skipped without ending the wait.
+    /// Sends what `packet` makes (anew for each try) until `judge` finds an answer. Whatever else comes is skipped without
+    /// ending the wait: one spoilt answer is none.
     pub(super) async fn exchange<T>(
-        &self,
+        &mut self,
         operation: &'static str,
-        mut packet: impl FnMut() -> Result<Vec<u8>, BmcError>,
-        mut accept: impl FnMut(&[u8]) -> Option<T>,
+        mut packet: impl FnMut(&Self) -> Result<Vec<u8>, BmcError>,
+        mut judge: impl FnMut(&[u8]) -> Heard<T>,
     ) -> Result<T, BmcError> {
         let mut wait = self.timing.first_wait;
         let mut refused = None;
+        let mut spoilt = false;
         for _ in 0..self.timing.tries {
             let deadline = Instant::now() + wait;
-            if let Err(error) = self.socket.send(&packet()?).await {
+            if let Err(error) = self.socket.send(&packet(self)?).await {
                 refused = Some(error);
             }
             let mut buffer = [0; 1024];
             while let Ok(received) = timeout_at(deadline, self.socket.recv(&mut buffer)).await {
-                match received {
-                    Ok(length) => {
-                        if let Some(answer) = accept(&buffer[..length]) {
-                            return Ok(answer);
-                        }
+                match received.map(|length| judge(&buffer[..length])) {
+                    Ok(Heard::Answer(answer)) => {
+                        self.heard = true;
+                        return Ok(answer);
                     }
+                    Ok(Heard::Spoilt) => spoilt = true,
+                    Ok(Heard::Other) => {}
                     // "port unreachable": the BMC may be restarting, so the next try waits its turn
                     Err(error) => {
                         refused = Some(error);
@@ -79,31 +90,32 @@ impl Link {
             wait = wait * 3 / 2;
         }
         Err(match refused {
+            _ if spoilt => self.malformed(operation, "short answer"),
             Some(error) => self.network(error),
             None => BmcError::Timeout {
                 bmc: self.bmc.clone(),
                 operation,
+                heard: self.heard,
             },
         })
     }
 
-    /// One step of the session set-up: `payload` out, the payload of type `answer` with the same tag in.
-    async fn step(
-        &self,
+    /// One step of the session set-up: `payload` out, the payload of type `answer` in, as `read` makes of it. The tag is not looked
+    /// at, which some BMCs leave 0: a socket is one session's alone, and [`judge_reply`] and the codes tell whose an answer is.
+    async fn step<T>(
+        &mut self,
         operation: &'static str,
         (kind, payload): (PayloadType, Vec<u8>),
         answer: PayloadType,
-    ) -> Result<Vec<u8>, BmcError> {
-        let tag = payload.first().copied();
+        read: impl Fn(&[u8]) -> Heard<T>,
+    ) -> Result<T, BmcError> {
         let packet = setup(kind, &payload);
         self.exchange(
             operation,
-            || Ok(packet.clone()),
+            |_| Ok(packet.clone()),
             |datagram| match parse(datagram) {
-                Ok(Frame::Plus(f)) if f.payload_type == answer && f.payload.first().copied() == tag => {
-                    Some(f.payload.to_vec())
-                }
-                _ => None,
+                Ok(Frame::Plus(f)) if f.payload_type == answer => read(f.payload),
+                _ => Heard::Other,
             },
         )
         .await
@@ -135,23 +147,32 @@ impl Link {
         }
     }
 
-    pub(super) async fn open_session(&self, suite: Suite) -> Result<(u32, u32), BmcError> {
+    pub(super) async fn open_session(
+        &mut self,
+        suite: Suite,
+        privilege: Privilege,
+    ) -> Result<(u32, u32), BmcError> {
         const OPERATION: &str = "open session";
         let console_id = u32::from_le_bytes(self.bytes()?) | 1; // 0 is not a session id
         let request = OpenRequest {
             tag: 0,
-            privilege: Privilege::Administrator as u8,
+            privilege: privilege as u8,
             console_id,
             algorithms: suite.algorithms(),
         };
         let sent = (PayloadType::OpenRequest, request.encode());
-        let answer = self.step(OPERATION, sent, PayloadType::OpenResponse).await?;
-        let answer = OpenResponse::parse(&answer).map_err(|_| self.malformed(OPERATION, "short answer"))?;
+        let read = |payload: &[u8]| match OpenResponse::parse(payload) {
+            Err(_) => Heard::Spoilt,
+            Ok(answer) if answer.status != status::OK => Heard::Answer(answer),
+            Ok(answer) if answer.console_id != console_id => Heard::Other,
+            Ok(answer) if answer.system_id == 0 => Heard::Spoilt,
+            Ok(answer) => Heard::Answer(answer),
+        };
+        let answer = self
+            .step(OPERATION, sent, PayloadType::OpenResponse, read)
+            .await?;
         if answer.status != status::OK {
             return Err(self.refused(answer.status, OPERATION));
-        }
-        if answer.console_id != console_id || answer.system_id == 0 {
-            return Err(self.malformed(OPERATION, "wrong session id"));
         }
         if answer.algorithms != suite.algorithms() {
             return Err(BmcError::SuitesRefused {
@@ -162,61 +183,47 @@ impl Link {
     }
 
     /// RAKP 1 and 2: both prove knowledge of the password; ours goes out in RAKP 3. The BMC proves first, so which of several
-    /// passwords it knows is found without a wrong one being tried on it.
+    /// passwords it knows is found without a wrong one being tried on it. `blank` has all but what the BMC says.
     pub(super) async fn greet<'a>(
-        &self,
-        suite: Suite,
-        (console_id, system_id): (u32, u32),
+        &mut self,
+        blank: Exchange,
         credentials: &'a Credentials,
     ) -> Result<(Exchange, &'a str), BmcError> {
         const OPERATION: &str = "log in (RAKP 1)";
-        let role = NAME_ONLY | Privilege::Administrator as u8;
-        let user = credentials.user.as_bytes().to_vec();
-        let console_random = self.bytes()?;
         let first = Rakp1 {
             tag: 1,
-            system_id,
-            console_random,
-            role,
-            user: user.clone(),
+            system_id: blank.system_id,
+            console_random: blank.console_random,
+            role: blank.role,
+            user: blank.user.clone(),
         };
-        let answer = self
-            .step(
-                OPERATION,
-                (PayloadType::Rakp(1), first.encode()),
-                PayloadType::Rakp(2),
-            )
-            .await?;
-        let answer = RakpReply::parse(&answer).map_err(|_| self.malformed(OPERATION, "short answer"))?;
+        let sent = (PayloadType::Rakp(1), first.encode());
+        let least = 32 + blank.suite.hash_length();
+        let read = |payload: &[u8]| judge_reply(payload, blank.console_id, least);
+        let answer = self.step(OPERATION, sent, PayloadType::Rakp(2), read).await?;
         if answer.status != status::OK {
             return Err(self.refused(answer.status, OPERATION));
         }
-        let short = |_: WireError| self.malformed(OPERATION, "short answer");
+        let short = |_| self.malformed(OPERATION, "short answer");
         let mut exchange = Exchange {
-            suite,
-            console_id,
-            system_id,
-            console_random,
             system_random: take(&answer.body, 0).map_err(short)?,
             guid: take(&answer.body, 16).map_err(short)?,
-            role,
-            user,
-            password: Vec::new(),
+            ..blank
         };
         for password in &credentials.passwords {
             exchange.password = password.as_bytes().to_vec();
-            if answer.session_id == console_id && equal(&answer.body[32..], &exchange.code2()) {
+            if equal(&answer.body[32..least], &exchange.code2()) {
                 return Ok((exchange, password));
             }
         }
         Err(BmcError::Credentials {
             bmc: self.bmc.clone(),
-            reason: "the BMC's proof of the password is wrong",
+            reason: WRONG_PROOF,
         })
     }
 
     /// RAKP 3 and 4.
-    pub(super) async fn prove(&self, exchange: &Exchange) -> Result<(), BmcError> {
+    pub(super) async fn prove(&mut self, exchange: &Exchange) -> Result<(), BmcError> {
         const OPERATION: &str = "log in (RAKP 3)";
         let third = RakpReply {
             tag: 2,
@@ -224,20 +231,37 @@ impl Link {
             session_id: exchange.system_id,
             body: exchange.code3(),
         };
-        let answer = self
-            .step(
-                OPERATION,
-                (PayloadType::Rakp(3), third.encode()),
-                PayloadType::Rakp(4),
-            )
-            .await?;
-        let answer = RakpReply::parse(&answer).map_err(|_| self.malformed(OPERATION, "short answer"))?;
+        let sent = (PayloadType::Rakp(3), third.encode());
+        let length = exchange.suite.code_length();
+        let read = |payload: &[u8]| judge_reply(payload, exchange.console_id, length);
+        let answer = self.step(OPERATION, sent, PayloadType::Rakp(4), read).await?;
         if answer.status != status::OK {
             return Err(self.refused(answer.status, OPERATION));
         }
-        if answer.session_id != exchange.console_id || !equal(&answer.body, &exchange.code4()) {
+        // Some send the whole code where the specification wants its beginning.
+        if !equal(&answer.body[..length], &exchange.code4()) {
             return Err(self.malformed(OPERATION, "wrong RAKP 4 code"));
         }
         Ok(())
+    }
+}
+
+/// Why a BMC that answered is not believed; without a login having been tried on it.
+pub(super) const WRONG_PROOF: &str = "the BMC's proof of the password is wrong";
+
+/// Bit of the role byte: look the user up by name alone.
+pub(super) const NAME_ONLY: u8 = 0x10;
+
+/// RAKP 2 or 4: this console's, and long enough unless it is a refusal. Bytes that follow are looked over.
+fn judge_reply(payload: &[u8], console_id: u32, least: usize) -> Heard<RakpReply> {
+    match RakpReply::parse(payload) {
+        Err(_) => Heard::Spoilt,
+        // Some name no session in a refusal.
+        Ok(reply) if reply.status != status::OK && [0, console_id].contains(&reply.session_id) => {
+            Heard::Answer(reply)
+        }
+        Ok(reply) if reply.session_id != console_id => Heard::Other,
+        Ok(reply) if reply.body.len() < least => Heard::Spoilt,
+        Ok(reply) => Heard::Answer(reply),
     }
 }

@@ -17,18 +17,45 @@ pub mod session;
 pub mod users;
 pub mod wire;
 
-use std::net::SocketAddr;
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex as Lock, PoisonError},
+};
 
 use async_trait::async_trait;
 use slipway_protocol::seal::Secret;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::event_log::{Bounds, EventLog, Mark};
 use super::{Bmc, BmcError, BmcInfo, BootDevice, Firmware, PowerAction, PowerState};
 use chassis::Command;
-use crypto::Suite;
-use session::Session;
+use link::WRONG_PROOF;
 pub use session::{Credentials, Timing};
+use session::{Offer, Session};
+
+/// How often something is read that came back unreadable.
+const READS: u32 = 3;
+/// How many packets are spent on a first offer before the next one is tried, since some BMCs say nothing to what they do not know.
+const FIRST_OFFER_TRIES: u32 = 3;
+
+/// The BMCs that this process has spoken with. One that falls silent is waited for; one that never answered is told of at once,
+/// since its address may be wrong.
+#[derive(Debug, Default)]
+pub struct Reached(Lock<HashSet<SocketAddr>>);
+
+impl Reached {
+    fn contains(&self, bmc: SocketAddr) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&bmc)
+    }
+
+    fn note(&self, bmc: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(bmc);
+    }
+}
 
 /// A BMC spoken to by IPMI. Opens a session when first needed, keeps it, and opens another when it was lost.
 /// Calls are made one after the other.
@@ -37,6 +64,7 @@ pub struct IpmiBmc {
     name: String,
     credentials: Credentials,
     timing: Timing,
+    reached: Arc<Reached>,
     state: Mutex<State>,
 }
 
@@ -44,7 +72,10 @@ pub struct IpmiBmc {
 #[derive(Default)]
 struct State {
     session: Option<Session>,
-    suite: Option<Suite>,
+    /// What the last session was opened by.
+    offer: Option<Offer>,
+    /// It says nothing to what it does not know, so it is not asked for courtesies any more.
+    is_mute: bool,
 }
 
 impl IpmiBmc {
@@ -55,37 +86,83 @@ impl IpmiBmc {
             name: address.to_string(),
             credentials,
             timing,
+            reached: Arc::default(),
             state: Mutex::default(),
         }
     }
 
-    /// Opens a session: suite 17, then 3 if 17 is refused. Silence is not refusal.
-    async fn open(&self, known: Option<Suite>) -> Result<Session, BmcError> {
-        if let Some(suite) = known {
-            return self.open_with(suite).await;
-        }
-        match self.open_with(Suite::Seventeen).await {
-            Err(BmcError::SuitesRefused { .. }) => self.open_with(Suite::Three).await,
-            other => other,
+    /// With what other drivers of this process have seen of BMCs.
+    #[must_use]
+    pub fn with(self, reached: Arc<Reached>) -> Self {
+        Self { reached, ..self }
+    }
+
+    /// Opens a session as it went last, else by the best offer that the BMC takes. One that has no session free, or fell silent, is
+    /// asked again until it has forgotten the sessions of others.
+    async fn open(&self, known: Option<Offer>, passwords: &[String]) -> Result<Session, BmcError> {
+        let until = Instant::now() + self.timing.idle;
+        let mut proofs = 0;
+        loop {
+            let error = match self.open_by_offers(known, passwords).await {
+                Ok(session) => {
+                    self.reached.note(self.address);
+                    return Ok(session);
+                }
+                Err(error) => error,
+            };
+            let pause = match &error {
+                BmcError::NoFreeSession { .. } => self.timing.idle_pause,
+                BmcError::Timeout { .. } | BmcError::Network { .. }
+                    if self.reached.contains(self.address) =>
+                {
+                    self.timing.idle_pause
+                }
+                // No login was tried, so another look costs nothing; an answer may have been spoilt.
+                BmcError::Credentials { reason, .. } if *reason == WRONG_PROOF && proofs == 0 => {
+                    proofs += 1;
+                    self.timing.busy_pause
+                }
+                _ => return Err(error),
+            };
+            if Instant::now() + pause >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 
-    async fn open_with(&self, suite: Suite) -> Result<Session, BmcError> {
-        Session::open(self.address, &self.name, &self.credentials, (suite, self.timing)).await
+    async fn open_by_offers(&self, known: Option<Offer>, passwords: &[String]) -> Result<Session, BmcError> {
+        let credentials = Credentials {
+            user: self.credentials.user.clone(),
+            passwords: passwords.to_vec(),
+        };
+        let mut offer = known.unwrap_or(Offer::BEST);
+        let mut timing = self.timing;
+        if known.is_none() {
+            timing.tries = timing.tries.min(FIRST_OFFER_TRIES);
+        }
+        loop {
+            let opened = Session::open(self.address, &self.name, &credentials, (offer, timing)).await;
+            let error = match opened {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            // A BMC that was spoken with by a suite speaks it, whatever goes wrong now.
+            let next = offer
+                .after(&error)
+                .filter(|next| known.is_none() || next.suite == offer.suite);
+            match next {
+                Some(next) => offer = next,
+                None => return Err(error),
+            }
+            timing = self.timing;
+        }
     }
 
     /// A session of its own, beside the one that is kept, by whichever of these passwords is in force.
     async fn log_in(&self, passwords: Vec<String>) -> Result<Session, BmcError> {
-        let credentials = Credentials {
-            user: self.credentials.user.clone(),
-            passwords,
-        };
-        let known = self.state.lock().await.suite;
-        let open = |suite| Session::open(self.address, &self.name, &credentials, (suite, self.timing));
-        match open(known.unwrap_or(Suite::Seventeen)).await {
-            Err(BmcError::SuitesRefused { .. }) if known.is_none() => open(Suite::Three).await,
-            other => other,
-        }
+        let known = self.state.lock().await.offer;
+        self.open(known, &passwords).await
     }
 
     /// One command in a session of the caller's, repeated within the limits of [`Timing`] while the BMC is busy.
@@ -98,7 +175,7 @@ impl IpmiBmc {
         let mut busy = 0;
         loop {
             match session.request(command, data).await? {
-                (0xc0 | 0xc3, _) if busy < self.timing.busy_tries => {
+                (completion, _) if is_busy(completion) && busy < self.timing.busy_tries => {
                     busy += 1;
                     tokio::time::sleep(self.timing.busy_pause).await;
                 }
@@ -118,15 +195,16 @@ impl IpmiBmc {
                 Some(session) => session,
                 None => {
                     fresh = true;
-                    self.open(state.suite).await?
+                    self.open(state.offer, &self.credentials.passwords).await?
                 }
             };
-            state.suite = Some(session.suite());
+            state.offer = Some(session.offer());
             match session.request(command, data).await {
                 // an old session that no longer answers or is unknown (0x87 is some makers' "invalid session")
                 Err(BmcError::Timeout { .. } | BmcError::Network { .. }) if !fresh => drop(session),
+                Ok((0x87, _)) if !fresh => drop(session),
                 Err(error) => return Err(error),
-                Ok((0xc0 | 0xc3, _)) if busy < self.timing.busy_tries => {
+                Ok((completion, _)) if is_busy(completion) && busy < self.timing.busy_tries => {
                     state.session = Some(session);
                     busy += 1;
                     tokio::time::sleep(self.timing.busy_pause).await;
@@ -147,11 +225,26 @@ impl IpmiBmc {
         }
     }
 
+    /// As [`IpmiBmc::command`] of what changes nothing, asked again when the answer cannot be read.
+    async fn read<T>(
+        &self,
+        command: Command,
+        data: &[u8],
+        parse: fn(&[u8]) -> Option<T>,
+    ) -> Result<T, BmcError> {
+        for _ in 0..READS {
+            if let Some(read) = parse(&self.command(command, data).await?) {
+                return Ok(read);
+            }
+        }
+        Err(self.unreadable(command))
+    }
+
     /// What a completion code other than 0 means.
     fn refused(&self, command: Command, completion: u8) -> BmcError {
         let (bmc, operation) = (self.name.clone(), command.name);
         match completion {
-            0xc0 | 0xc3 => BmcError::Busy { bmc, operation },
+            busy if is_busy(busy) => BmcError::Busy { bmc, operation },
             0xd4 => BmcError::Privilege { bmc, operation },
             _ => BmcError::Completion {
                 bmc,
@@ -161,10 +254,20 @@ impl IpmiBmc {
         }
     }
 
-    /// "Set in progress" and "boot info acknowledge" are courtesies that many BMCs do not know: whatever the
-    /// answer (0xCC, 0x80 "parameter not supported", 0x81 "already in progress"), the flags are set all the same.
+    /// "Set in progress", "boot info acknowledge" and how long the flags are kept are courtesies that many BMCs do not know: whatever
+    /// the answer (0xCC, 0x80 "parameter not supported", 0x81 "already in progress"), or if there is none, the flags are set all the
+    /// same.
     async fn courtesy(&self, data: &[u8]) -> Result<(), BmcError> {
-        self.ask(chassis::SET_BOOT, data).await.map(drop)
+        if self.state.lock().await.is_mute {
+            return Ok(());
+        }
+        match self.ask(chassis::SET_BOOT, data).await {
+            Err(BmcError::Timeout { .. }) => {
+                self.state.lock().await.is_mute = true;
+                Ok(())
+            }
+            other => other.map(drop),
+        }
     }
 
     fn unreadable(&self, command: Command) -> BmcError {
@@ -183,8 +286,7 @@ impl IpmiBmc {
 #[async_trait]
 impl Bmc for IpmiBmc {
     async fn power_state(&self) -> Result<PowerState, BmcError> {
-        let data = self.command(chassis::GET_STATUS, &[]).await?;
-        chassis::power_state(&data).ok_or_else(|| self.unreadable(chassis::GET_STATUS))
+        self.read(chassis::GET_STATUS, &[], chassis::power_state).await
     }
 
     async fn power(&self, action: PowerAction) -> Result<(), BmcError> {
@@ -200,12 +302,18 @@ impl Bmc for IpmiBmc {
             ..chassis::CONTROL
         };
         match self.command(command, &[chassis::control_value(action)]).await {
-            // 0xD5 "not supported in present state": to a cycle, a reset or a soft-off it means that power is off
+            // 0xD5 "not supported in present state": to a cycle, a reset or a soft-off it means that power is off, and otherwise
+            // that the power is as wanted already.
             Err(BmcError::Completion {
                 bmc,
                 completion: 0xd5,
                 ..
-            }) => Err(BmcError::PowerIsOff { bmc, operation }),
+            }) => match action {
+                PowerAction::On | PowerAction::Off => Ok(()),
+                PowerAction::Cycle | PowerAction::Reset | PowerAction::Soft => {
+                    Err(BmcError::PowerIsOff { bmc, operation })
+                }
+            },
             other => other.map(drop),
         }
     }
@@ -213,28 +321,31 @@ impl Bmc for IpmiBmc {
     async fn set_next_boot(&self, device: BootDevice, firmware: Firmware) -> Result<(), BmcError> {
         self.courtesy(&[chassis::PARAMETER_PROGRESS, 1]).await?;
         self.courtesy(&[chassis::PARAMETER_ACKNOWLEDGE, 1, 1]).await?;
+        self.courtesy(&chassis::KEEP_FLAGS).await?;
         let set = self
             .command(chassis::SET_BOOT, &chassis::boot_flags(device, firmware))
             .await;
         self.courtesy(&[chassis::PARAMETER_PROGRESS, 0]).await?;
         set?;
-        match self.next_boot().await? {
-            // some BMCs take the flags but do not give them back as valid: only a contradiction is an error
-            None => Ok(()),
-            Some(found) if found == device => Ok(()),
-            Some(found) => Err(BmcError::BootDeviceNotTaken {
+        match self.next_boot().await {
+            // some BMCs take the flags but do not give them back as valid, or at all: only a contradiction is an error
+            Ok(None)
+            | Err(BmcError::Completion { .. } | BmcError::Malformed { .. } | BmcError::Privilege { .. }) => {
+                Ok(())
+            }
+            Ok(Some(found)) if found == device => Ok(()),
+            Ok(Some(found)) => Err(BmcError::BootDeviceNotTaken {
                 bmc: self.name.clone(),
                 wanted: device,
                 found,
             }),
+            Err(error) => Err(error),
         }
     }
 
     async fn next_boot(&self) -> Result<Option<BootDevice>, BmcError> {
-        let data = self
-            .command(chassis::GET_BOOT, &[chassis::PARAMETER_FLAGS, 0, 0])
-            .await?;
-        chassis::next_boot(&data).ok_or_else(|| self.unreadable(chassis::GET_BOOT))
+        let asks = [chassis::PARAMETER_FLAGS, 0, 0];
+        self.read(chassis::GET_BOOT, &asks, chassis::next_boot).await
     }
 
     async fn restart(&self) -> Result<(), BmcError> {
@@ -249,9 +360,12 @@ impl Bmc for IpmiBmc {
     }
 
     async fn device(&self) -> Result<BmcInfo, BmcError> {
-        let data = self.command(chassis::GET_DEVICE_ID, &[]).await?;
-        let suite = self.state.lock().await.suite.map_or(0, Suite::id);
-        chassis::device(&data, suite).ok_or_else(|| self.unreadable(chassis::GET_DEVICE_ID))
+        let told = self.read(chassis::GET_DEVICE_ID, &[], chassis::device).await?;
+        let offer = self.state.lock().await.offer;
+        Ok(BmcInfo {
+            security: offer.map(Offer::words).unwrap_or_default(),
+            ..told
+        })
     }
 
     async fn event_log(&self, since: Option<&Mark>, bounds: Bounds) -> Result<Option<EventLog>, BmcError> {
@@ -268,4 +382,10 @@ impl Bmc for IpmiBmc {
             session.close().await;
         }
     }
+}
+
+/// Completion codes of a BMC that has no time now, or no room, or is updating itself (IPMI 2.0 table 5-2: node busy, timeout, out of
+/// space, no response, duplicate, in initialisation or update).
+fn is_busy(completion: u8) -> bool {
+    matches!(completion, 0xc0 | 0xc3 | 0xc4 | 0xce | 0xcf | 0xd2)
 }

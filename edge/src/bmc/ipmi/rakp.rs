@@ -18,6 +18,16 @@ pub enum Privilege {
 }
 
 impl Privilege {
+    /// As people know it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Callback => "CALLBACK",
+            Self::User => "USER",
+            Self::Operator => "OPERATOR",
+            Self::Administrator => "ADMINISTRATOR",
+        }
+    }
+
     /// From the low four bits of a byte on the wire.
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits & 0x0f {
@@ -231,7 +241,12 @@ impl RakpReply {
     /// Reads the payload.
     pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
         let [tag, status] = take(bytes, 0)?;
-        let session_id = u32::from_le_bytes(take(bytes, 4)?);
+        let session_id = match take(bytes, 4) {
+            Ok(id) => u32::from_le_bytes(id),
+            // A refusal says all that it says in its status; some end there.
+            Err(_) if status != status::OK => 0,
+            Err(short) => return Err(short),
+        };
         Ok(Self {
             tag,
             status,

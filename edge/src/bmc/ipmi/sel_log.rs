@@ -38,12 +38,13 @@ pub(super) async fn read(
     let until = Instant::now() + bounds.time;
     let info = match bmc.ask(sel::GET_INFO, &[]).await? {
         (0x00, data) => sel::info(&data).ok_or_else(|| bmc.unreadable(sel::GET_INFO))?,
-        // No such command, not here, or switched off.
-        (0xc1 | 0xc2 | 0xd6, _) => return Ok(None),
+        // No such command, not here, not present, or switched off.
+        (0xc1 | 0xc2 | 0xcb | 0xd6, _) => return Ok(None),
         (completion, _) => return Err(bmc.refused(sel::GET_INFO, completion)),
     };
+    // Its clock is a help; a log without one is a log.
     let clock = match bmc.ask(sel::GET_TIME, &[]).await? {
-        (0x00, data) => Some(sel::time(&data).ok_or_else(|| bmc.unreadable(sel::GET_TIME))?),
+        (0x00, data) => sel::time(&data),
         _ => None,
     };
     let mut reading = Reading {

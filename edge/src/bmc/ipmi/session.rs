@@ -13,8 +13,8 @@ use tokio::net::UdpSocket;
 use super::super::BmcError;
 use super::chassis::{CLOSE_SESSION, Command, SET_PRIVILEGE};
 use super::crypto::{SessionKeys, Suite};
-use super::link::Link;
-use super::rakp::Privilege;
+use super::link::{Heard, Link, NAME_ONLY};
+use super::rakp::{Exchange, Privilege};
 use super::wire::{Frame, Request, Response, parse};
 
 /// User and password. Has no `Debug`, so that it cannot be logged.
@@ -48,24 +48,79 @@ pub struct Timing {
     pub busy_pause: Duration,
     /// How often a busy command is sent again.
     pub busy_tries: u32,
+    /// How long a BMC that has no free session, or that has fallen silent, is asked again: as long as it takes to forget the
+    /// sessions of others (IPMI 2.0, 6.12.15: 60 s without a packet).
+    pub idle: Duration,
+    /// Pause between those tries.
+    pub idle_pause: Duration,
+}
+
+/// What a session is opened by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// The cipher suite.
+    pub suite: Suite,
+    /// The privilege asked for.
+    pub privilege: Privilege,
+}
+
+impl Offer {
+    /// The best there is.
+    pub const BEST: Self = Self {
+        suite: Suite::Seventeen,
+        privilege: Privilege::Administrator,
+    };
+
+    /// For people.
+    pub(super) fn words(self) -> String {
+        let suite = self.suite.id();
+        match self.privilege {
+            Privilege::Administrator => format!("cipher suite {suite}"),
+            lesser => format!("cipher suite {suite}, privilege {}", lesser.word()),
+        }
+    }
+
+    /// What to offer after a failure: suite 3 to a BMC that refuses suite 17 or says nothing to it, `OPERATOR` to one whose user may
+    /// not be more; none if nothing else is left to try. Pure.
+    #[must_use]
+    pub fn after(self, error: &BmcError) -> Option<Self> {
+        match error {
+            BmcError::SuitesRefused { .. } | BmcError::Malformed { .. } | BmcError::Timeout { .. }
+                if self.suite == Suite::Seventeen =>
+            {
+                Some(Self {
+                    suite: Suite::Three,
+                    ..self
+                })
+            }
+            BmcError::Privilege { .. } if self.privilege == Privilege::Administrator => Some(Self {
+                privilege: Privilege::Operator,
+                ..self
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl Default for Timing {
-    /// 0.7 s, 5 packets (9 s in all); busy: 6 times every 0.5 s.
+    /// 0.7 s, 5 packets (9 s in all); busy: 6 times every 0.5 s; out of sessions: every 5 s for 65 s.
     fn default() -> Self {
         Self {
             first_wait: Duration::from_millis(700),
             tries: 5,
             busy_pause: Duration::from_millis(500),
             busy_tries: 6,
+            idle: Duration::from_secs(65),
+            idle_pause: Duration::from_secs(5),
         }
     }
 }
 
-/// An open session with privilege ADMINISTRATOR.
+/// An open session.
 pub struct Session {
     link: Link,
     keys: SessionKeys,
+    privilege: Privilege,
     password: String,
     system_id: u32,
     console_id: u32,
@@ -76,7 +131,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a session with `suite` at `address` and raises it to ADMINISTRATOR. `bmc` is the name for errors.
+    /// Opens a session as offered at `address` and raises it to that privilege. `bmc` is the name for errors.
     ///
     /// # Errors
     /// [`BmcError::SuitesRefused`] when this suite is not offered, [`BmcError::Credentials`],
@@ -85,7 +140,7 @@ impl Session {
         address: SocketAddr,
         bmc: &str,
         credentials: &Credentials,
-        (suite, timing): (Suite, Timing),
+        (offer, timing): (Offer, Timing),
     ) -> Result<Self, BmcError> {
         let too_long = |password: &String| password.len() > 20;
         if credentials.user.len() > 16 || credentials.passwords.iter().any(too_long) {
@@ -106,18 +161,31 @@ impl Session {
         };
         let socket = UdpSocket::bind(local).await.map_err(network)?;
         socket.connect(address).await.map_err(network)?;
-        let link = Link {
+        let mut link = Link {
             socket,
             bmc: bmc.to_owned(),
             timing,
             random: SystemRandom::new(),
+            heard: false,
         };
-        let ids = link.open_session(suite).await?;
-        let (exchange, password) = link.greet(suite, ids, credentials).await?;
+        let (console_id, system_id) = link.open_session(offer.suite, offer.privilege).await?;
+        let blank = Exchange {
+            suite: offer.suite,
+            console_id,
+            system_id,
+            console_random: link.bytes()?,
+            system_random: [0; 16],
+            guid: [0; 16],
+            role: NAME_ONLY | offer.privilege as u8,
+            user: credentials.user.as_bytes().to_vec(),
+            password: Vec::new(),
+        };
+        let (exchange, password) = link.greet(blank, credentials).await?;
         link.prove(&exchange).await?;
         let mut session = Self {
             link,
             keys: exchange.keys(),
+            privilege: offer.privilege,
             password: password.to_owned(),
             system_id: exchange.system_id,
             console_id: exchange.console_id,
@@ -130,9 +198,12 @@ impl Session {
         Ok(session)
     }
 
-    /// The cipher suite in use.
-    pub fn suite(&self) -> Suite {
-        self.keys.suite()
+    /// What it was opened by.
+    pub fn offer(&self) -> Offer {
+        Offer {
+            suite: self.keys.suite(),
+            privilege: self.privilege,
+        }
     }
 
     /// The password it was opened with.
@@ -141,9 +212,7 @@ impl Session {
     }
 
     async fn raise(&mut self) -> Result<(), BmcError> {
-        let (completion, _) = self
-            .request(SET_PRIVILEGE, &[Privilege::Administrator as u8])
-            .await?;
+        let (completion, _) = self.request(SET_PRIVILEGE, &[self.privilege as u8]).await?;
         match completion {
             0 => Ok(()),
             // 0x80/0x81: not available for this user or above its limit; 0xD4: insufficient privilege
@@ -187,16 +256,18 @@ impl Session {
         } = self;
         link.exchange(
             command.name,
-            || {
+            |link| {
                 *sent = sent.wrapping_add(1).max(1); // 0 means "outside a session"
                 Ok(keys.seal(*system_id, *sent, &bytes, link.bytes()?))
             },
-            |datagram| {
-                let response = accept(datagram, keys, *console_id, heard)?;
-                let wanted = response.sequence == request.sequence
-                    && response.command == request.command
-                    && response.netfn == request.netfn | 1;
-                wanted.then_some((response.completion, response.data))
+            |datagram| match accept(datagram, keys, *console_id, heard) {
+                Heard::Answer(response)
+                    if response.sequence == request.sequence && response.command == request.command =>
+                {
+                    Heard::Answer((response.completion, response.data))
+                }
+                Heard::Spoilt => Heard::Spoilt,
+                Heard::Answer(_) | Heard::Other => Heard::Other,
             },
         )
         .await
@@ -237,17 +308,22 @@ impl Drop for Session {
 }
 
 /// The response in `datagram` if it is genuine, for this session and not older than the window of 16.
-fn accept(datagram: &[u8], keys: &SessionKeys, console_id: u32, heard: &mut u32) -> Option<Response> {
+fn accept(datagram: &[u8], keys: &SessionKeys, console_id: u32, heard: &mut u32) -> Heard<Response> {
     let Ok(Frame::Plus(frame)) = parse(datagram) else {
-        return None;
+        return Heard::Other;
     };
     if frame.session_id != console_id {
-        return None;
+        return Heard::Other;
     }
-    let message = keys.open(&frame).ok()?;
+    let Ok(message) = keys.open(&frame) else {
+        return Heard::Other;
+    };
     if frame.sequence < heard.saturating_sub(16) {
-        return None;
+        return Heard::Other;
     }
     *heard = (*heard).max(frame.sequence);
-    Response::parse(&message).ok()
+    match Response::authentic(&message) {
+        Ok(response) => Heard::Answer(response),
+        Err(_) => Heard::Spoilt,
+    }
 }

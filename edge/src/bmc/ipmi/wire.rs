@@ -104,7 +104,13 @@ pub struct PlusFrame<'a> {
 
 /// Parses one datagram.
 pub fn parse(datagram: &[u8]) -> Result<Frame<'_>, WireError> {
-    let session = datagram.strip_prefix(&RMCP_HEADER).ok_or(WireError::NotIpmi)?;
+    // The second byte is reserved and the third a sequence number that IPMI does not use (section 13.1.3); some fill them.
+    let [version, _, _, class, session @ ..] = datagram else {
+        return Err(WireError::Short);
+    };
+    if *version != RMCP_HEADER[0] || *class != RMCP_HEADER[3] {
+        return Err(WireError::NotIpmi);
+    }
     match session.first().copied().ok_or(WireError::Short)? {
         AUTH_RMCP_PLUS => parse_plus(session),
         0x00 => {
@@ -228,6 +234,21 @@ impl Response {
             [BMC_ADDRESS, self.sequence << 2, self.command],
             &data,
         )
+    }
+
+    /// Reads a response whose authentication code was right, which says more than the checksums that some BMCs get wrong.
+    pub fn authentic(bytes: &[u8]) -> Result<Self, WireError> {
+        let [_, netfn, _, _, sequence, command, completion, rest @ ..] = bytes else {
+            return Err(WireError::Short);
+        };
+        let (_checksum, data) = rest.split_last().ok_or(WireError::Short)?;
+        Ok(Self {
+            netfn: netfn >> 2,
+            command: *command,
+            sequence: sequence >> 2,
+            completion: *completion,
+            data: data.to_vec(),
+        })
     }
 
     /// Reads a response; checks both checksums.

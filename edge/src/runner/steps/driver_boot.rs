@@ -127,18 +127,18 @@ async fn boot(
     };
     bmc.set_next_boot(device, firmware).await?;
     teller.progress(None).await;
-    match bmc.power_state().await? {
-        PowerState::Off => bmc.power(PowerAction::On).await,
-        PowerState::On if ladder::rung(teller.work.attempt) >= Rung::PowerCycle => {
+    if bmc.power_state().await? == PowerState::On {
+        if ladder::rung(teller.work.attempt) >= Rung::PowerCycle {
             driver_power::switch(bmc, false).await?;
-            bmc.power(PowerAction::On).await
+        } else {
+            match bmc.power(PowerAction::Reset).await {
+                // Switched off between the two questions.
+                Err(BmcError::PowerIsOff { .. }) => {}
+                other => return other,
+            }
         }
-        PowerState::On => match bmc.power(PowerAction::Reset).await {
-            // Switched off between the two questions.
-            Err(BmcError::PowerIsOff { .. }) => bmc.power(PowerAction::On).await,
-            other => other,
-        },
     }
+    driver_power::switch(bmc, true).await.map(drop)
 }
 
 fn firmware(teller: &Teller) -> Firmware {

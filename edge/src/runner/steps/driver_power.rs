@@ -45,8 +45,13 @@ async fn give_grace(bmc: &dyn Bmc, grace: Duration, teller: &Teller) -> Result<P
     switch(bmc, false).await
 }
 
-/// Asks, then reads the state back until it is as wanted; the step's time limit bounds the wait. Returns the
-/// state that was read last.
+/// How long a machine may take to do what its BMC accepted before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+/// How often it is asked.
+const ASKED: u32 = 3;
+
+/// Asks, then reads the state back until it is as wanted; asks again of a BMC that accepts and does nothing, and says so after a
+/// minute. Returns the state that was read last.
 pub(super) async fn switch(bmc: &dyn Bmc, on: bool) -> Result<PowerState, BmcError> {
     let (action, wanted) = if on {
         (PowerAction::On, PowerState::On)
@@ -56,9 +61,16 @@ pub(super) async fn switch(bmc: &dyn Bmc, on: bool) -> Result<PowerState, BmcErr
     if bmc.power_state().await? == wanted {
         return Ok(wanted);
     }
-    bmc.power(action).await?;
-    while bmc.power_state().await? != wanted {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+    for _ in 0..ASKED {
+        bmc.power(action).await?;
+        let again = tokio::time::Instant::now() + ASK_AGAIN;
+        while tokio::time::Instant::now() < again {
+            if bmc.power_state().await? == wanted {
+                return Ok(wanted);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
-    Ok(wanted)
+    let operation = if on { "power on" } else { "power off" };
+    Err(BmcError::PowerNotTaken { operation })
 }
