@@ -19,12 +19,19 @@ export SLIPWAY_NODE := $(NODE)/node
 WEB := control-plane/web
 export SLIPWAY_OIDC_PROVIDER := $(OUT)/node/provider.mjs
 
+# Recordings of real devices; what replays them is left out, and named, where they are not there.
+export SLIPWAY_FIXTURES ?= $(abspath $(CURDIR)/../shared/fixtures)
+TESTS := not test(/^long_/)
+ifeq ($(wildcard $(SLIPWAY_FIXTURES)),)
+TESTS += and not test(/recorded_/)
+endif
+FUZZ_SECONDS ?= 600
 FLEET ?= --sites 20 --machines 50 --installs 200
 SIM ?= --seeds 100000
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: help deps tools build agent web liveos guest-images edge-package edge-image parts demo test test-long bench fleet deny lint sim man openapi lab-up clean-lab clean
+.PHONY: help deps tools build agent web liveos guest-images edge-package edge-image parts demo test test-long bench fuzz fleet deny lint sim man openapi lab-up clean-lab clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,7 +91,13 @@ demo: parts ## Starts all of Slipway in a lab, provisions a blank machine, stays
 	@$(BINARIES)/slipway-demo
 
 test: parts tools lint ## Runs every test but the long ones, real PXE installs included (needs root)
-	cargo nextest run --locked --workspace -E 'not test(/^long_/)'
+	cargo nextest run --locked --workspace -E '$(TESTS)'
+	@if [ ! -d "$(SLIPWAY_FIXTURES)" ]; then echo "LEFT OUT, for there are no recordings at $(SLIPWAY_FIXTURES):"; \
+	  cargo nextest list --locked --workspace -E 'test(/recorded_/)' 2>/dev/null | grep recorded_; fi
+
+fuzz: deps ## Feeds every parser hostile bytes for FUZZ_SECONDS each, optimised and with all checks
+	SLIPWAY_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo nextest run --locked --cargo-profile fuzz -p slipway-protocol -p slipway-bus -p slipway-edge \
+	  -p slipway-agent -p slipway-control-plane -E 'test(/fuzzed_|mutated_packets_end_nothing/)' --success-output immediate
 
 test-long: parts edge-image ## Runs the long stories: kills at ten moments, the edge's ready image, and whatever else does not fit into `make test`
 	cargo nextest run --locked -p slipway-tests -E 'test(/^long_/)' --no-capture

@@ -282,7 +282,12 @@ fn first_boot_data_stands_in_its_partition_and_nowhere_else() {
     let meta = run_tool("mtype", &["-i", &volume, "::meta-data"]);
     assert_eq!(meta, "instance-id: \"i-1\"\nlocal-hostname: \"web-1\"\n");
     let user = run_tool("mtype", &["-i", &volume, "::user-data"]);
-    assert_eq!(user, "#cloud-config\nruncmd: [date]\n");
+    // The tenant's, in the message that it is a part of: base64 of `#cloud-config\nruncmd: [date]\n`.
+    assert!(
+        user.starts_with("Content-Type: multipart/mixed")
+            && user.contains("\n\nI2Nsb3VkLWNvbmZpZwpydW5jbWQ6IFtkYXRlXQo=\n"),
+        "{user}"
+    );
     let vendor = run_tool("mtype", &["-i", &volume, "::vendor-data"]);
     let url = format!("http://127.0.0.1:{}/phone-home/{MACHINE}/n0nce", world.http_port);
     assert!(vendor.contains(&format!("  url: \"{url}\"\n")), "{vendor}");

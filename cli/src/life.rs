@@ -177,6 +177,9 @@ pub(crate) struct NewInstance {
     /// File with cloud-init user-data
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
+    /// Whether it is looked at as cloud-init would: `off` if it is for something else
+    #[arg(long, value_parser = ["on", "off"], requires = "user_data")]
+    user_data_check: Option<String>,
     /// Say what would be done, and do nothing: machine, disk, what was written to it last, steps
     #[arg(long, conflicts_with_all = ["count", "wait"])]
     plan: bool,
@@ -203,6 +206,9 @@ pub(crate) struct Reinstall {
     /// File with cloud-init user-data
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
+    /// Whether it is looked at as cloud-init would: `off` if it is for something else
+    #[arg(long, value_parser = ["on", "off"], requires = "user_data")]
+    user_data_check: Option<String>,
     /// Make all other disks read as zeros first; they keep what they hold otherwise
     #[arg(long)]
     wipe_data_disks: bool,
@@ -397,6 +403,10 @@ fn new_instance(new: NewInstance) -> anyhow::Result<Value> {
     if let Some(project) = new.project {
         body["project"] = project.into();
     }
+    // An older control plane looks at nothing, and knows no word for it.
+    if let Some(check) = new.user_data_check {
+        body["user_data_check"] = check.into();
+    }
     Ok(body)
 }
 
@@ -418,6 +428,9 @@ fn reinstall(anew: Reinstall) -> anyhow::Result<Value> {
     }
     if let Some(file) = anew.user_data {
         body["user_data"] = read(&file)?.into();
+    }
+    if let Some(check) = anew.user_data_check {
+        body["user_data_check"] = check.into();
     }
     if anew.wipe_data_disks {
         body["wipe_data_disks"] = true.into();

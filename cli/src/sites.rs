@@ -1,6 +1,6 @@
 //! `slipway site`: sites, their subnets and the tokens by which edges join.
 
-use std::process::ExitCode;
+use std::{net::Ipv4Addr, process::ExitCode};
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -26,6 +26,9 @@ pub(crate) enum Site {
         /// NETWORK,server=ADDRESS[,gateway=ADDRESS][,pool=FIRST-LAST][,dns=ADDRESS]; may be repeated
         #[arg(long = "subnet", value_parser = subnet)]
         subnets: Vec<Value>,
+        /// A DHCP relay that is believed although it is on none of the subnets; may be repeated
+        #[arg(long = "dhcp-relay")]
+        dhcp_relays: Vec<Ipv4Addr>,
     },
     /// List sites
     List,
@@ -40,6 +43,12 @@ pub(crate) enum Site {
         /// Its subnets, as for create; may be repeated; they take the place of all there were
         #[arg(long = "subnet", value_parser = subnet)]
         subnets: Vec<Value>,
+        /// Its DHCP relays outside its subnets; may be repeated; they take the place of all there were
+        #[arg(long = "dhcp-relay")]
+        dhcp_relays: Vec<Ipv4Addr>,
+        /// Believe no relay outside the subnets any more
+        #[arg(long, conflicts_with = "dhcp_relays")]
+        no_dhcp_relays: bool,
     },
     /// Show who holds which address, what is reserved, and how many are free
     Addresses {
@@ -219,9 +228,14 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
             description,
             discover,
             subnets,
+            dhcp_relays,
         } => {
-            let body =
+            let mut body =
                 json!({ "id": id, "description": description, "discover": discover, "subnets": subnets });
+            // An older control plane knows of none.
+            if !dhcp_relays.is_empty() {
+                body["dhcp_relays"] = json!(dhcp_relays);
+            }
             client.post("/api/v1/sites", body).await?
         }
         Site::List => client.get("/api/v1/sites?limit=1000").await?,
@@ -230,8 +244,13 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
             id,
             description,
             subnets,
+            dhcp_relays,
+            no_dhcp_relays,
         } => {
-            let body = change(description, subnets);
+            let mut body = change(description, subnets);
+            if no_dhcp_relays || !dhcp_relays.is_empty() {
+                body["dhcp_relays"] = json!(dhcp_relays);
+            }
             client.patch(&format!("/api/v1/sites/{id}"), body).await?
         }
         Site::Addresses { id, brief } => return addresses(client, format, &id, brief).await,

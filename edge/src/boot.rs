@@ -79,6 +79,10 @@ pub struct BootTable {
 #[derive(Default)]
 struct Inner {
     subnets: Vec<SubnetConfig>,
+    /// Relays outside those.
+    relays: Vec<Ipv4Addr>,
+    /// This box's own addresses, the first its name where it has none on a network.
+    own: Vec<Ipv4Addr>,
     discover: bool,
     entries: HashMap<MacAddr, BootEntry>,
     reserved: HashMap<Ipv4Addr, Reserved>,
@@ -94,12 +98,38 @@ impl BootTable {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A table of a box with these addresses. Machines of a network that is served through relays alone know it by the first.
+    #[must_use]
+    pub fn of(own: Vec<Ipv4Addr>) -> Self {
+        let table = Self::default();
+        table.write().own = own;
+        table
+    }
+
     /// Sets the networks served, and whether unknown machines are booted to be looked at.
     pub fn set_site(&self, subnets: &[SubnetConfig], discover: bool) {
         let mut inner = self.write();
+        let own = inner.own.clone();
         inner.subnets = subnets.to_vec();
+        for subnet in &mut inner.subnets {
+            if let Some(first) = own.first().filter(|_| !own.contains(&subnet.server)) {
+                subnet.server = *first;
+            }
+        }
         inner.discover = discover;
         inner.leases.set_pools(subnets.iter().filter_map(|s| s.pool));
+    }
+
+    /// Sets which relays are believed although they are on no network of the site.
+    pub fn set_relays(&self, relays: &[Ipv4Addr]) {
+        self.write().relays = relays.to_vec();
+    }
+
+    /// Whether who calls itself a relay at this address is answered there.
+    #[must_use]
+    pub fn believes_relay(&self, relay: Ipv4Addr) -> bool {
+        let inner = self.read();
+        inner.subnet_of(relay).is_some() || inner.relays.contains(&relay)
     }
 
     /// Sets what one port is answered.
@@ -207,16 +237,21 @@ impl BootTable {
         })
     }
 
-    /// A port was granted the address of an [`Answer`] (DHCPACK), for the lease time from `now` on.
-    pub fn confirm(&self, mac: MacAddr, answer: &Answer, now: DateTime<Utc>) {
+    /// A port was granted the address of an [`Answer`] (DHCPACK), for the lease time from `now` on. The lease, if it is one of a pool.
+    pub fn confirm(&self, mac: MacAddr, answer: &Answer, now: DateTime<Utc>) -> Option<Lease> {
         let until = now + TimeDelta::seconds(answer.subnet.lease_seconds.into());
         let mut inner = self.write();
         match inner.reserved.get_mut(&answer.address) {
             Some(reserved) => {
                 reserved.granted = Some(mac);
                 reserved.until = until;
+                None
             }
-            None => inner.leases.confirm(mac, answer.address, until),
+            None => {
+                inner.leases.confirm(mac, answer.address, until);
+                let address = answer.address;
+                Some(Lease { mac, address, until })
+            }
         }
     }
 

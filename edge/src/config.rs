@@ -136,6 +136,10 @@ pub struct Given {
     /// Seconds without a link to the control plane after which `slipway-edge local` may operate machines [default: 60]
     #[arg(long, env = "SLIPWAY_EDGE_CUT_OFF_AFTER")]
     pub cut_off_after: Option<u32>,
+    /// Bytes that the image cache may take, in GiB; what was not used for longest goes, never what an order needs [default: 80 % of
+    /// the file system]
+    #[arg(long, env = "SLIPWAY_EDGE_IMAGE_CACHE_GIB")]
+    pub image_cache_gib: Option<u32>,
     /// Folder with the LiveOS: vmlinuz and initramfs.img [default: /usr/lib/slipway/liveos]
     #[arg(long, env = "SLIPWAY_LIVEOS")]
     pub liveos: Option<PathBuf>,
@@ -167,6 +171,8 @@ pub struct Config {
     pub status: Option<PathBuf>,
     /// How long the control plane must have been out of reach before machines may be operated locally.
     pub cut_off_after: TimeDelta,
+    /// Bytes that the image cache may take; a share of its file system if none.
+    pub image_cache_bytes: Option<u64>,
     /// Folder with the LiveOS.
     pub liveos: PathBuf,
     /// Folder with the boot programs.
@@ -203,6 +209,10 @@ impl Given {
             setup: self.setup.or(file.setup),
             status: self.status.or(file.status),
             cut_off_after: TimeDelta::seconds(self.cut_off_after.or(file.cut_off_after).unwrap_or(60).into()),
+            image_cache_bytes: self
+                .image_cache_gib
+                .or(file.image_cache_gib)
+                .map(|gib| u64::from(gib) << 30),
             liveos: pick(self.liveos, file.liveos, "/usr/lib/slipway/liveos"),
             boot_programs: pick(self.boot_programs, file.boot_programs, "/usr/lib/ipxe"),
         })

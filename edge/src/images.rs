@@ -163,22 +163,25 @@ impl ImageCache {
             .await
     }
 
-    /// A chunk's compressed bytes, fetched if it is not held.
+    /// A chunk's compressed bytes, fetched if it is not held: the file, and its length in bytes.
     ///
     /// # Errors
     /// When it can be neither read nor fetched.
-    pub async fn chunk(&self, digest: Digest) -> Result<Bytes, ImageError> {
+    pub async fn open(&self, digest: Digest) -> Result<(tokio::fs::File, u64), ImageError> {
         self.hold(digest).await?;
-        let bytes = tokio::fs::read(self.path(digest)).await;
-        bytes
-            .map(Bytes::from)
-            .map_err(|source| ImageError::Keep { digest, source })
+        let opened = async {
+            let file = tokio::fs::File::open(self.path(digest)).await?;
+            let len = file.metadata().await?.len();
+            Ok((file, len))
+        };
+        opened.await.map_err(|source| ImageError::Keep { digest, source })
     }
 
     /// Has one chunk; of many who ask at once one fetches and the others wait.
     async fn hold(&self, digest: Digest) -> Result<(), ImageError> {
         let path = self.path(digest);
         if tokio::fs::try_exists(&path).await.unwrap_or(false) {
+            note_use(path).await;
             return Ok(());
         }
         let flight = self.flight(digest);
@@ -219,9 +222,42 @@ impl ImageCache {
         })?
     }
 
+    /// Its folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Forgets a chunk; whoever reads it now reads it to its end.
+    pub(crate) fn drop_chunk(&self, digest: Digest) {
+        // One that is gone already is as well.
+        let _ = std::fs::remove_file(self.path(digest));
+    }
+
     fn path(&self, digest: Digest) -> PathBuf {
         let name = digest.to_string();
         self.dir.join(&name[..2]).join(name)
+    }
+}
+
+/// How exactly it is kept when a chunk was used.
+const USE_EVERY: Duration = Duration::from_secs(600);
+
+/// Notes that a chunk is used, in the file's own time of change: a restart must not forget it.
+async fn note_use(path: PathBuf) {
+    let noted = tokio::task::spawn_blocking(move || {
+        let now = std::time::SystemTime::now();
+        let noted = std::fs::metadata(&path)?.modified()?;
+        if now.duration_since(noted).is_ok_and(|age| age < USE_EVERY) {
+            return Ok(());
+        }
+        std::fs::File::options()
+            .append(true)
+            .open(&path)?
+            .set_modified(now)
+    });
+    // At worst it goes earlier than another, and is fetched again.
+    if let Ok(Err(error)) = noted.await {
+        tracing::debug!(%error, "cannot note that a chunk is used");
     }
 }
 
@@ -351,10 +387,10 @@ mod tests {
         let error = cache.ensure(&manifest, |_| {}).await.unwrap_err();
         assert_eq!(error.code(), "image_corrupt");
         assert!(
-            cache.chunk(wrong).await.is_err(),
+            cache.open(wrong).await.is_err(),
             "the wrong bytes are not in the cache"
         );
-        cache.chunk(Digest::of(b"aaaa")).await.unwrap();
+        cache.open(Digest::of(b"aaaa")).await.unwrap();
         chunks.insert(wrong, right);
         let healed = Arc::new(Fixed {
             chunks,

@@ -11,6 +11,7 @@ pub mod context;
 pub mod dhcp;
 pub mod http;
 pub mod identity;
+pub mod image_room;
 pub mod images;
 mod intake;
 pub mod interfaces;

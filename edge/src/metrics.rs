@@ -26,3 +26,8 @@ pub fn boot_refused(what: &'static str) {
 pub fn sighting_dropped(why: &'static str) {
     counter!("slipway_sightings_dropped_total", "why" => why).increment(1);
 }
+
+/// A DHCP packet was not served; counted once a minute and kind.
+pub fn dhcp_not_served(what: &'static str) {
+    counter!("slipway_dhcp_not_served_total", "what" => what).increment(1);
+}

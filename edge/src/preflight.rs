@@ -286,6 +286,7 @@ mod tests {
             setup: None,
             status: None,
             cut_off_after: chrono::TimeDelta::seconds(60),
+            image_cache_bytes: None,
         };
         let nothing = look(&config, None, Utc::now()).await;
         assert_eq!(

@@ -14,12 +14,15 @@ use crate::dhcp::server::Sighting;
 pub const INTERVAL: Duration = Duration::from_secs(5);
 /// The most ports and kinds that are told apart; of more nothing passes until there is room.
 pub const MOST: usize = 20_000;
+/// How many of these are of ports that no order knows, at most: whoever makes ports up hides no machine of the site's.
+pub const MOST_UNKNOWN: usize = MOST / 2;
 
 type Key = (MacAddr, String);
 
 #[derive(Debug)]
 struct Seen {
     next_at: Instant,
+    unknown: bool,
     /// The newest that has not passed, and how many have not.
     waiting: Option<(Sighting, u32)>,
 }
@@ -29,6 +32,8 @@ struct Seen {
 pub struct Thinned {
     seen: HashMap<Key, Seen>,
     due: BTreeSet<(Instant, Key)>,
+    /// How many of them are of ports that no order knows.
+    unknown: usize,
 }
 
 impl Thinned {
@@ -40,18 +45,24 @@ impl Thinned {
             seen.waiting = Some((sighting, skipped.saturating_add(1)));
             return None;
         }
-        if self.seen.len() >= MOST {
+        if self.seen.len() >= MOST || (sighting.unknown && self.unknown >= MOST_UNKNOWN) {
             return None;
         }
-        self.wait(key, now);
+        self.wait(key, sighting.unknown, now);
         Some(sighting)
     }
 
-    fn wait(&mut self, key: Key, now: Instant) {
+    fn wait(&mut self, key: Key, unknown: bool, now: Instant) {
+        self.unknown += usize::from(unknown);
         let next_at = now + INTERVAL;
         self.due.insert((next_at, key.clone()));
         let waiting = None;
-        self.seen.insert(key, Seen { next_at, waiting });
+        let seen = Seen {
+            next_at,
+            waiting,
+            unknown,
+        };
+        self.seen.insert(key, seen);
     }
 
     /// What passes by now: the newest of each port and kind whose interval is over. It says how many more there were.
@@ -62,14 +73,16 @@ impl Thinned {
             let Some(seen) = self.seen.remove(&key).filter(|seen| seen.next_at == at) else {
                 continue;
             };
+            self.unknown -= usize::from(seen.unknown);
             let Some((mut sighting, skipped)) = seen.waiting else {
                 continue;
             };
             if skipped > 1 {
                 sighting.event.text = format!("{} ({skipped} times)", sighting.event.text);
             }
+            let unknown = sighting.unknown;
             passing.push(sighting);
-            self.wait(key, now);
+            self.wait(key, unknown, now);
         }
         passing
     }
@@ -140,6 +153,17 @@ mod tests {
         let passed = (0..50_000).filter(|n| thinned.take(sighting(*n, "offer", ""), start).is_some());
         assert_eq!(passed.count(), MOST);
         assert_eq!((thinned.seen.len(), thinned.due.len()), (MOST, MOST));
+        let mut thinned = Thinned::default();
+        let made_up = |n| Sighting {
+            unknown: true,
+            ..sighting(n, "offer", "")
+        };
+        let passed = (0..50_000).filter(|n| thinned.take(made_up(*n), start).is_some());
+        assert_eq!(passed.count(), MOST_UNKNOWN);
+        assert!(
+            thinned.take(sighting(60_000, "offer", ""), start).is_some(),
+            "a machine of the site's is seen all the same"
+        );
         assert!(thinned.due(start + INTERVAL).is_empty());
         assert!(thinned.seen.is_empty() && thinned.due.is_empty());
         assert!(thinned.take(sighting(7, "offer", ""), start + INTERVAL).is_some());

@@ -36,13 +36,14 @@ use uuid::Uuid;
 use crate::{
     agents::{self, AgentAdmission, Doors},
     bmc::Drivers,
-    boot::{BootTable, Lease},
+    boot::BootTable,
     boots::Boots,
     config::{Config, Interface},
     context::{Context, Outbox},
-    dhcp::{ra, reply::Server, server as dhcp},
+    dhcp::{keeping, ra, reply::Server, server as dhcp},
     http::{self, HttpState},
     identity::Identity,
+    image_room,
     images::{ControlPlane, ImageCache},
     job_log::{self, JobLogs},
     ledger::Ledger,
@@ -205,6 +206,10 @@ async fn serve(
     watch_standing(&mut tasks, (&context, &state), identity, &retirement, &stop);
     let link = self::uplink(&context, &runner, (central, local), state, retirement);
     let central_events = status::told(config, identity, central_events);
+    let room = config
+        .image_cache_bytes
+        .unwrap_or_else(|| image_room::usual(&config.data_dir));
+    tasks.spawn(image_room::run(Arc::clone(&context), room, stop.clone()));
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
     let link_stop = stop.clone();
     tasks.spawn(async { Ok(link.run(central_events, words_receiver, link_stop).await?) });
@@ -295,7 +300,10 @@ fn uplink(
     retirement: Retirement,
 ) -> Uplink {
     let table = Arc::clone(&context.table);
-    let on_config = Box::new(move |c: &SiteConfig| table.set_site(&c.subnets, c.discover));
+    let on_config = Box::new(move |c: &SiteConfig| {
+        table.set_site(&c.subnets, c.discover);
+        table.set_relays(&c.dhcp_relays);
+    });
     Uplink {
         context: Arc::clone(context),
         runner: runner.clone(),
@@ -384,6 +392,7 @@ fn take_up(
     uplink::fill_ledger(&context)?;
     if let Some(held) = uplink::held_config(&context)? {
         context.table.set_site(&held.subnets, held.discover);
+        context.table.set_relays(&held.dhcp_relays);
     }
     restore_leases(&context)?;
     match context.store.logs() {
@@ -420,21 +429,25 @@ fn context(
         store,
         ledger: Ledger::default(),
         logs: JobLogs::default(),
-        table: Arc::new(BootTable::default()),
+        table: Arc::new(BootTable::of(
+            config
+                .interfaces
+                .iter()
+                .map(|interface| interface.address)
+                .collect(),
+        )),
         images: ImageCache::new(config.data_dir.join("chunks"), Arc::new(source)),
         signer: identity.signer()?,
         opening,
         outbox,
-        bmcs: Arc::new(Drivers),
+        bmcs: Arc::new(Drivers::default()),
         now: Utc::now,
         keys: RwLock::new(keys),
     })
 }
 
 fn restore_leases(context: &Context) -> anyhow::Result<()> {
-    if let Some(text) = context.store.setting(watch::LEASES_SETTING)? {
-        context.table.restore(serde_json::from_str::<Vec<Lease>>(&text)?);
-    }
+    context.table.restore(context.store.dhcp_leases()?);
     Ok(())
 }
 
@@ -486,6 +499,11 @@ fn start_boot_services(
         files,
         stop,
     } = parts;
+    let (leases, keeping) = keeping::start(context.store.clone(), stop.clone());
+    tasks.spawn(async move {
+        keeping.await;
+        Ok(())
+    });
     for (interface, socket) in dhcp_sockets {
         let index = interface_index(&interface.name)?;
         tasks.spawn(ra::run(interface.name.clone(), index, stop.clone()));
@@ -493,10 +511,16 @@ fn start_boot_services(
             address: interface.address,
             http_port: config.http_port,
         };
-        let table = Arc::clone(&context.table);
-        let out = (sightings.clone(), stop.clone());
+        let service = dhcp::Service {
+            server,
+            table: Arc::clone(&context.table),
+            clock: Utc::now,
+            leases: leases.clone(),
+            sightings: sightings.clone(),
+        };
+        let stop = stop.clone();
         tasks.spawn(async move {
-            dhcp::run(socket, server, table, Utc::now, out).await;
+            dhcp::run(socket, service, stop).await;
             Ok(())
         });
     }

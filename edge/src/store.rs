@@ -1,6 +1,7 @@
 //! What the edge must not forget, in SQLite: signed commands, reports, boot tokens. The only place here that names
 //! Diesel. A call returns when the change is on disk (`synchronous=FULL`): only then a message counts as received.
 
+mod dhcp_leases;
 mod job_logs;
 mod local;
 
@@ -67,6 +68,9 @@ mod schema {
     }
     diesel::table! {
         job_log_pieces (job, begins) { job -> Text, begins -> BigInt, ends -> BigInt, text -> Text, }
+    }
+    diesel::table! {
+        dhcp_leases (address) { address -> Text, mac -> Text, until -> BigInt, }
     }
     diesel::table! {
         settings (name) { name -> Text, value -> Text, }

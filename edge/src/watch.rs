@@ -1,5 +1,5 @@
 //! What the boot services see, sorted: of known machines to the runner's timeline, of unknown ones to the control plane,
-//! at most once a minute each. Keeps the leases on disk.
+//! at most once a minute each.
 
 use std::{
     collections::HashMap,
@@ -26,8 +26,6 @@ use crate::{
     uplink::Word,
 };
 
-/// Setting that holds the leases.
-pub const LEASES_SETTING: &str = "leases";
 /// How often an unknown machine is told of.
 const TELL_EVERY: TimeDelta = TimeDelta::minutes(1);
 /// How many unknown machines are told of in that time.
@@ -36,13 +34,11 @@ const MOST_UNKNOWN: usize = 10_000;
 const MOST_PORTS: usize = 64;
 /// How often repeats of sightings are passed on.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
-/// How often changed leases are written.
-const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves until `stop`.
 ///
 /// # Errors
-/// When the leases cannot be written.
+/// Never; the type is that of all tasks.
 pub async fn run(
     context: Arc<Context>,
     runner: Runner,
@@ -52,17 +48,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut told = Told::default();
     let mut thinned = Thinned::default();
-    let mut saved = String::new();
-    let mut save = tokio::time::interval(SAVE_EVERY);
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let passing = tokio::select! {
-            () = stop.cancelled() => return save_leases(&context, &mut saved),
-            _ = save.tick() => {
-                save_leases(&context, &mut saved)?;
-                continue;
-            }
+            () = stop.cancelled() => return Ok(()),
             Some(hello) = unknown.recv() => {
                 for nic in hello.inventory.nics.iter().take(MOST_PORTS) {
                     tell(&context, &words, nic.mac, Some(&hello)).await;
@@ -131,15 +121,6 @@ async fn tell(context: &Context, words: &mpsc::Sender<Word>, mac: MacAddr, hello
     };
     // The uplink being gone means that this process is ending.
     let _ = words.send(Word::Seen(mac, Box::new(seen))).await;
-}
-
-fn save_leases(context: &Context, saved: &mut String) -> anyhow::Result<()> {
-    let text = serde_json::to_string(&context.table.leases())?;
-    if text != *saved {
-        context.store.put_setting(LEASES_SETTING, &text)?;
-        *saved = text;
-    }
-    Ok(())
 }
 
 /// TFTP transfers as sightings of the port that has the reader's address.

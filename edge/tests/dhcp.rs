@@ -13,10 +13,13 @@ use proptest::prelude::*;
 use slipway_edge::{
     boot::{BootEntry, BootMode, BootTable},
     dhcp::{
-        packet::{MessageType, Request, code},
+        keeping,
+        memory::{self, Memory},
+        packet::{MessageType, NotServed, Request, code},
         reply::{Decision, Server, decide},
         server,
     },
+    store::Store,
 };
 use slipway_protocol::{
     ids::{MacAddr, MachineId},
@@ -132,6 +135,10 @@ fn option(bytes: &[u8], wanted: u8) -> Option<Vec<u8>> {
 fn options(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let (mut rest, mut found) = (&bytes[240..], vec![]);
     while rest[0] != 255 {
+        if rest[0] == 0 {
+            rest = &rest[1..];
+            continue;
+        }
         let len = usize::from(rest[1]);
         found.push((rest[0], rest[2..2 + len].to_vec()));
         rest = &rest[2 + len..];
@@ -180,6 +187,8 @@ fn each_kind_of_client_gets_its_boot_file() {
         );
         assert!(bytes.len() >= 300, "{who}: padded to BOOTP's least length");
         assert_eq!(decision.unknown, asks.mac == UNKNOWN, "{who}");
+        let lacks = (who == "a 32-bit EFI").then_some(6);
+        assert_eq!(decision.no_program, lacks, "{who}: said, not silent");
     }
     let (_, ipxe) = client(KNOWN, 1)
         .with(code::USER_CLASS, b"iPXE")
@@ -298,7 +307,7 @@ fn odd_packets_lose_nothing() {
         "a bad host name hides nothing"
     );
     bytes.truncate(bytes.len() - 2);
-    assert!(Request::parse(&bytes).is_some(), "a cut last option");
+    assert!(Request::parse(&bytes).is_ok(), "a cut last option");
     let split = client(KNOWN, 1)
         .with(code::VENDOR_CLASS, b"PXE")
         .with(code::VENDOR_CLASS, b"Client");
@@ -475,6 +484,223 @@ fn odd_firmware_is_recognised() {
     );
 }
 
+/// As the server does: with what clients said before.
+fn ask_in_turn(table: &BootTable, memory: &mut Memory, asks: &Client) -> Option<(Decision, Vec<u8>)> {
+    let request = memory.complete(Request::parse(&asks.bytes()).unwrap(), now());
+    let decision = decide(&request, SERVER, table, now())?;
+    let bytes = decision.reply.encode(&request);
+    Some((decision, bytes))
+}
+
+#[test]
+fn a_request_that_says_less_than_its_discover_is_answered_by_it() {
+    for (who, first, file) in [
+        ("BIOS", client(KNOWN, 1).pxe(0), "undionly.kpxe"),
+        ("UEFI", client(KNOWN, 1).pxe(7), "snponly.efi"),
+        ("unknown", client(UNKNOWN, 1).pxe(0), "undionly.kpxe"),
+    ] {
+        let (table, mut memory) = (table(), Memory::default());
+        let (offer, _) = ask_in_turn(&table, &mut memory, &first).unwrap();
+        // Neither vendor class nor architecture, and no address either.
+        let bare = client(first.mac, 3).with(code::SERVER_ID, SERVER.address.octets());
+        let (ack, bytes) = ask_in_turn(&table, &mut memory, &bare).unwrap();
+        assert_eq!(ack.reply.message, MessageType::Ack, "{who}");
+        assert_eq!(ack.reply.yiaddr, offer.reply.yiaddr, "{who}: what was offered");
+        assert_eq!(option(&bytes, code::BOOT_FILE), Some(file.into()), "{who}");
+    }
+}
+
+#[test]
+fn what_an_operating_system_asks_is_not_completed_from_its_firmware() {
+    let (table, mut memory) = (table(), Memory::default());
+    ask_in_turn(&table, &mut memory, &client(KNOWN, 1).pxe(0)).unwrap();
+    // Its own DISCOVER has no vendor class; the transaction may have the same number.
+    ask_in_turn(&table, &mut memory, &client(KNOWN, 1)).unwrap();
+    let asks = client(KNOWN, 3).with(code::REQUESTED_IP, [192, 0, 2, 10]);
+    let (_, bytes) = ask_in_turn(&table, &mut memory, &asks).unwrap();
+    assert_eq!(option(&bytes, code::BOOT_FILE), None);
+    // A REQUEST of another transaction, as after a restart of the system.
+    ask_in_turn(&table, &mut memory, &client(KNOWN, 1).pxe(0)).unwrap();
+    let mut request = Request::parse(&asks.bytes()).unwrap();
+    request.xid = *b"othr";
+    let request = memory.complete(request, now());
+    assert_eq!(request.option(code::VENDOR_CLASS), None);
+}
+
+#[test]
+fn a_flood_of_clients_is_remembered_in_bounds() {
+    let mut memory = Memory::default();
+    for n in 0..20_000_u32 {
+        let [a, b, c, d] = n.to_be_bytes();
+        let asks = client(MacAddr([2, 9, a, b, c, d]), 1).pxe(0);
+        let _ = memory.complete(Request::parse(&asks.bytes()).unwrap(), now());
+    }
+    assert!(memory.len() <= memory::MOST, "{}", memory.len());
+}
+
+#[test]
+fn a_request_without_address_and_without_offer_is_left_alone() {
+    assert!(client(UNKNOWN, 3).ask(&table()).is_none());
+    let known = client(KNOWN, 3).ask(&table()).unwrap().0;
+    assert_eq!(
+        (known.reply.message, known.reply.yiaddr),
+        (MessageType::Ack, Ipv4Addr::new(192, 0, 2, 10)),
+        "its order names its address"
+    );
+}
+
+#[test]
+fn an_ipxe_without_http_gets_ours() {
+    let ipxe = |features: &[u8], architecture| {
+        client(KNOWN, 1)
+            .pxe(architecture)
+            .with(code::USER_CLASS, b"iPXE")
+            .with(code::IPXE, features)
+    };
+    let file =
+        |asks: Client| String::from_utf8(option(&asks.ask(&table()).unwrap().1, code::BOOT_FILE).unwrap());
+    for (features, architecture, wanted) in [
+        // TFTP and DNS alone, as some network cards' ROMs are built.
+        (&[0x15, 1, 1, 0x16, 1, 1][..], 0, "undionly.kpxe"),
+        (&[0x15, 1, 1, 0x13, 1, 0], 7, "snponly.efi"),
+        (&[0xb1, 5, 1, 0x80, 0x86, 0x10, 0x0e], 0, "undionly.kpxe"),
+        (
+            &[0x13, 1, 1],
+            0,
+            "http://192.0.2.1:8081/boot/02-00-00-00-00-01.ipxe",
+        ),
+        (
+            &[0xb1, 2, 1, 2, 0x13, 1, 1, 0x15, 1, 1],
+            7,
+            "http://192.0.2.1:8081/boot/02-00-00-00-00-01.ipxe",
+        ),
+    ] {
+        assert_eq!(
+            file(ipxe(features, architecture)).unwrap(),
+            wanted,
+            "{features:?}"
+        );
+    }
+}
+
+#[test]
+fn relays_are_believed_on_the_sites_networks_and_by_its_list_alone() {
+    let table = table();
+    let asks = |relay| Client {
+        giaddr: relay,
+        // It says which network it means, so that is no question.
+        ..client(UNKNOWN, 1).with(code::RELAY, [5, 4, 192, 0, 2, 0])
+    };
+    let inside = Ipv4Addr::new(192, 0, 2, 253);
+    assert_eq!(*asks(inside).ask(&table).unwrap().0.to.ip(), inside);
+    for outside in [
+        Ipv4Addr::new(203, 0, 113, 9),
+        Ipv4Addr::new(8, 8, 8, 8),
+        Ipv4Addr::BROADCAST,
+    ] {
+        assert!(asks(outside).ask(&table).is_none(), "{outside}");
+    }
+    let listed = Ipv4Addr::new(203, 0, 113, 9);
+    table.set_relays(&[listed]);
+    assert_eq!(*asks(listed).ask(&table).unwrap().0.to.ip(), listed);
+}
+
+#[test]
+fn an_answer_goes_to_no_address_that_somebody_made_up() {
+    let victim = Ipv4Addr::new(203, 0, 113, 9);
+    let from = |message| Client {
+        ciaddr: victim,
+        ..client(UNKNOWN, message)
+    };
+    assert!(from(8).ask(&table()).is_none(), "INFORM");
+    let asks = from(3).with(code::REQUESTED_IP, [192, 0, 2, 200]);
+    assert_eq!(
+        *asks.ask(&table()).unwrap().0.to.ip(),
+        Ipv4Addr::BROADCAST,
+        "REQUEST"
+    );
+    assert_eq!(
+        *from(1).ask(&table()).unwrap().0.to.ip(),
+        Ipv4Addr::BROADCAST,
+        "DISCOVER"
+    );
+}
+
+#[test]
+fn a_network_behind_relays_knows_the_edge_by_its_own_address() {
+    let table = BootTable::of(vec![SERVER.address]);
+    let far = SubnetConfig {
+        network: "198.51.100.0/24".parse().unwrap(),
+        // As configurations have it that gave the edge an address where it has none.
+        server: Ipv4Addr::new(198, 51, 100, 1),
+        gateway: None,
+        dns: vec![],
+        pool: Some((Ipv4Addr::new(198, 51, 100, 20), Ipv4Addr::new(198, 51, 100, 29))),
+        lease_seconds: 600,
+    };
+    table.set_site(&[far], true);
+    let at = table.subnet_of(Ipv4Addr::new(198, 51, 100, 20)).unwrap();
+    assert_eq!(at.server, SERVER.address);
+    let asks = Client {
+        giaddr: Ipv4Addr::new(198, 51, 100, 254),
+        ..client(UNKNOWN, 1).pxe(0)
+    };
+    let (decision, bytes) = asks.ask(&table).unwrap();
+    assert_eq!(decision.reply.siaddr, SERVER.address);
+    assert_eq!(option(&bytes, code::TFTP_SERVER), Some(b"192.0.2.1".to_vec()));
+}
+
+#[test]
+fn hardware_without_mac_addresses_is_named_and_ethernet_by_other_names_served() {
+    let mut bytes = client(KNOWN, 1).bytes();
+    for (hardware, length) in [(32, 0), (32, 20), (24, 8), (1, 16)] {
+        (bytes[1], bytes[2]) = (hardware, length);
+        assert_eq!(
+            Request::parse(&bytes),
+            Err(NotServed::Hardware(hardware)),
+            "{hardware}"
+        );
+    }
+    assert!(NotServed::Hardware(32).to_string().contains("InfiniBand"));
+    for hardware in [0, 1, 6] {
+        (bytes[1], bytes[2]) = (hardware, 6);
+        let request = Request::parse(&bytes).unwrap();
+        let reply = decide(&request, SERVER, &table(), now()).unwrap().reply;
+        assert_eq!(reply.encode(&request)[1], hardware, "given back as it came");
+    }
+    bytes[236] = 0;
+    assert_eq!(
+        Request::parse(&bytes),
+        Err(NotServed::NotDhcp),
+        "BOOTP without the cookie"
+    );
+}
+
+#[test]
+fn names_end_with_zero_and_so_does_the_packet() {
+    for asks in [
+        client(KNOWN, 1).pxe(0),
+        client(KNOWN, 1).pxe(7).with(code::CLIENT_ID, [7; 180]),
+        client(KNOWN, 1).with(code::USER_CLASS, b"iPXE"),
+    ] {
+        let (decision, bytes) = asks.ask(&table()).unwrap();
+        let file = decision.reply.file.unwrap();
+        let at = bytes[240..]
+            .windows(file.len())
+            .position(|window| window == file.as_bytes())
+            .unwrap();
+        assert_eq!(bytes[240 + at + file.len()], 0, "{file}");
+        let end = bytes.iter().rposition(|byte| *byte == 255).unwrap();
+        assert!(bytes.len() >= end + 5 && bytes[end + 1..].iter().all(|byte| *byte == 0));
+    }
+    let (_, bytes) = client(KNOWN, 1).pxe(0).ask(&table()).unwrap();
+    let codes: Vec<u8> = options(&bytes).iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes[..2], [code::MESSAGE_TYPE, code::SERVER_ID]);
+    let at = |wanted| codes.iter().position(|code| *code == wanted).unwrap();
+    assert!(at(code::SUBNET_MASK) < at(code::ROUTER), "RFC 2132, 3.3");
+    assert!(at(code::BOOT_FILE) < at(code::HOST_NAME));
+}
+
 #[test]
 fn answers_fit_the_clients_largest_packet() {
     let crowded = Client {
@@ -538,7 +764,7 @@ proptest! {
         for (at, value) in flips {
             bytes[at] = value;
         }
-        if let Some(request) = Request::parse(&bytes)
+        if let Ok(request) = Request::parse(&bytes)
             && let Some(decision) = decide(&request, SERVER, &table(), now())
         {
             prop_assert!(decision.reply.encode(&request).len() >= 300);
@@ -572,7 +798,18 @@ async fn a_whole_exchange_over_real_sockets() {
         address: Ipv4Addr::LOCALHOST,
         http_port: 8081,
     };
-    tokio::spawn(server::run(socket, server, table, now, (sightings, stop.clone())));
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("edge.db")).unwrap();
+    let (leases, keeping) = keeping::start(store.clone(), stop.clone());
+    tokio::spawn(keeping);
+    let service = server::Service {
+        server,
+        table,
+        clock: now,
+        leases,
+        sightings,
+    };
+    tokio::spawn(server::run(socket, service, stop.clone()));
     let mut buffer = [0; 1500];
     let mut exchange = async |asks: Client| {
         relay.send_to(&asks.bytes(), at).await.unwrap();
@@ -599,6 +836,12 @@ async fn a_whole_exchange_over_real_sockets() {
     assert_eq!(
         (option(&ack, code::MESSAGE_TYPE), &ack[16..20]),
         (Some(vec![5]), &[127, 0, 67, 10][..])
+    );
+    let kept = store.dhcp_leases().unwrap();
+    assert_eq!(
+        (kept[0].mac, kept[0].address, kept.len()),
+        (UNKNOWN, Ipv4Addr::new(127, 0, 67, 10), 1),
+        "on disk before the client heard of it"
     );
     assert_eq!(seen.recv().await.unwrap().event.code, "offer");
     assert!(seen.recv().await.unwrap().unknown);

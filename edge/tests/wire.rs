@@ -16,7 +16,8 @@ use bytes::Bytes;
 use chrono::Utc;
 use slipway_edge::{
     boot::BootTable,
-    dhcp::{ra, reply::Server, server as dhcp},
+    dhcp::{keeping, ra, reply::Server, server as dhcp},
+    store::Store,
     tftp::server::{self as tftp, Files},
 };
 use slipway_protocol::site::SubnetConfig;
@@ -75,13 +76,18 @@ async fn edge() {
         http_port: 8081,
     };
     let socket = dhcp::bind("edge0", 67).unwrap();
-    tokio::spawn(dhcp::run(
-        socket,
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("edge.db")).unwrap();
+    let (leases, keeping) = keeping::start(store, stop.clone());
+    tokio::spawn(keeping);
+    let service = dhcp::Service {
         server,
-        Arc::clone(&table),
-        Utc::now,
-        (sightings, stop.clone()),
-    ));
+        table: Arc::clone(&table),
+        clock: Utc::now,
+        leases,
+        sightings,
+    };
+    tokio::spawn(dhcp::run(socket, service, stop.clone()));
     let files = Files::of([("undionly.kpxe".to_owned(), Bytes::from(vec![7; 70_000]))]);
     let (ended, mut transfers) = mpsc::channel(8);
     let socket = tokio::net::UdpSocket::bind((EDGE, 69)).await.unwrap();

@@ -5,6 +5,7 @@
 
 pub mod bmc;
 pub mod boot;
+pub mod guest;
 pub mod ids;
 pub mod image;
 pub mod inventory;

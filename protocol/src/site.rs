@@ -20,6 +20,9 @@ pub struct SiteConfig {
     pub verifying_keys: Vec<VerifyingKey>,
     /// Whether unknown machines are booted into the LiveOS to be looked at.
     pub discover: bool,
+    /// DHCP relays that are believed although they are on none of the subnets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dhcp_relays: Vec<Ipv4Addr>,
     /// The Argon2id hash (PHC form) of the code that local operations ask for; none may be done without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergency_code: Option<String>,

@@ -348,6 +348,7 @@ fn config_image_release_hello_and_sync() {
         subnets: vec![subnet],
         verifying_keys: vec![signer().verifying_key()],
         discover: true,
+        dhcp_relays: vec![],
         emergency_code: None,
     };
     frozen("config.json", &Topic::Config(site()), &config);
@@ -481,6 +482,7 @@ fn a_lease_and_what_an_edge_tells_of_its_use() {
         subnets: vec![],
         verifying_keys: vec![signer().verifying_key()],
         discover: false,
+        dhcp_relays: vec![],
         emergency_code: Some("$argon2id$x".into()),
     };
     frozen("config_emergency_code.json", &Topic::Config(site()), &config);

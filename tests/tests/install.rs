@@ -52,7 +52,8 @@ async fn assert_cabled(world: &World, machine: &str) {
 }
 
 /// Installs Debian and logs in by SSH with the key of the request.
-async fn debian_comes_up(world: &World) -> Value {
+/// `user_data` is the tenant's; `said` is what the system answers to who it is.
+async fn debian_comes_up(world: &World, user_data: Option<&str>, said_to_be: &str) -> Value {
     let key_file = world.folder.join("key");
     let made = Command::new("ssh-keygen")
         .args(["-q", "-t", "ed25519", "-N", "", "-f"])
@@ -61,7 +62,7 @@ async fn debian_comes_up(world: &World) -> Value {
     assert!(made.unwrap().success());
     let key = std::fs::read_to_string(key_file.with_extension("pub")).unwrap();
     world.upload_guest("debian").await.unwrap();
-    let more = json!({ "ssh_keys": [key.trim()], "user": "ops" });
+    let more = json!({ "ssh_keys": [key.trim()], "user": "ops", "user_data": user_data });
     let (instance, job) = world.install("web-1", "debian", more).await.unwrap();
     let job = world.api.wait_for_job(&job, INSTALL_LIMIT).await.unwrap();
     assert_eq!(job["state"], "done", "{:#}\n{}", job["failure"], world.console(0));
@@ -92,19 +93,20 @@ async fn debian_comes_up(world: &World) -> Value {
                 "-o",
                 "BatchMode=yes",
                 &format!("ops@{address}"),
-                "hostname; sudo -n id -u",
+                "hostname; sudo -n id -u; id -un tenant; sudo -n cat /run/tenant",
             ])
             .output()
             .unwrap();
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.contains('\n').then_some(said)
     };
     let said = wait_for("a login by SSH", Duration::from_secs(60), login)
         .await
         .unwrap();
-    assert_eq!(said, "web-1\n0\n", "the host name asked for, and sudo");
+    assert_eq!(
+        said, said_to_be,
+        "the host name asked for, sudo, and what the tenant's user-data did"
+    );
     job
 }
 
@@ -134,10 +136,23 @@ async fn its_log_tells(world: &World, job: &Value) {
     line("edge ", "the job is done");
 }
 
+/// A tenant that makes a user and has its systems reported to itself: neither takes the place of ours.
+const TENANTS: &str = "\u{feff}
+#cloud-config
+users:
+  - name: tenant
+    shell: /bin/sh
+phone_home:
+  url: http://127.0.0.1:9/
+  tries: 1
+runcmd:
+  - echo by runcmd > /run/tenant
+";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn debian_on_bios() {
     let world = world("t-bios", MachineFirmware::Bios).await;
-    let job = debian_comes_up(&world).await;
+    let job = debian_comes_up(&world, None, "web-1\n0\n").await;
     its_log_tells(&world, &job).await;
     let released = world
         .api
@@ -159,7 +174,7 @@ async fn debian_on_bios() {
 #[tokio::test(flavor = "multi_thread")]
 async fn debian_on_uefi() {
     let world = world("t-uefi", MachineFirmware::Uefi).await;
-    let job = debian_comes_up(&world).await;
+    let job = debian_comes_up(&world, Some(TENANTS), "web-1\n0\ntenant\nby runcmd\n").await;
     let events = job["events"].as_array().unwrap();
     assert!(
         events

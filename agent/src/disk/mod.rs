@@ -3,3 +3,4 @@
 
 pub mod gpt;
 pub mod seed;
+mod user_data;

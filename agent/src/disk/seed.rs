@@ -4,6 +4,9 @@
 use std::io::{Cursor, Write as _};
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use slipway_protocol::guest::{self, GuestError};
+
+use super::user_data::{self, Ours};
 
 /// The largest volume that is made, in bytes; the rest of a larger partition stays unused.
 const MAX_VOLUME_BYTES: u64 = 4 * 1024 * 1024;
@@ -23,6 +26,9 @@ pub enum SeedError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// A name that no system can have.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
     /// The partition is too small.
     #[error(
         "the seed partition of {0} bytes is too small for the guest's first-boot data; make it larger in the image"
@@ -56,30 +62,25 @@ impl Seed<'_> {
     /// # Errors
     /// When a word cannot be used.
     pub fn meta_data(&self) -> Result<String, SeedError> {
+        guest::check_host_name(self.hostname)?;
         Ok(format!(
             "instance-id: {}\nlocal-hostname: {}\n",
             quote("instance id", self.instance_id)?,
-            quote("host name", checked_hostname(self.hostname)?)?
+            quote("host name", self.hostname)?
         ))
     }
 
-    /// `vendor-data`: ours, beside the tenant's user-data, which wins where both say something.
+    /// `vendor-data`: ours, beside the tenant's user-data, which wins where both say something; see [`Seed::merged_user_data`].
     ///
     /// # Errors
     /// When a word cannot be used.
     pub fn vendor_data(&self) -> Result<String, SeedError> {
-        let hostname = quote("host name", checked_hostname(self.hostname)?)?;
-        let user = quote("user", checked_user(self.user)?)?;
-        let mut text = format!(
-            "#cloud-config\nhostname: {hostname}\nfqdn: {hostname}\npreserve_hostname: false\n\
-             users:\n  - name: {user}\n    sudo: \"ALL=(ALL) NOPASSWD:ALL\"\n    shell: /bin/bash\n    lock_passwd: true\n"
-        );
-        if !self.ssh_keys.is_empty() {
-            text.push_str("    ssh_authorized_keys:\n");
-        }
-        for key in self.ssh_keys {
-            text.push_str(&format!("      - {}\n", quote("SSH key", key)?));
-        }
+        guest::check_host_name(self.hostname)?;
+        guest::check_user(self.user)?;
+        let hostname = quote("host name", self.hostname)?;
+        let mut text =
+            format!("#cloud-config\nhostname: {hostname}\nfqdn: {hostname}\npreserve_hostname: false\n");
+        text.push_str(&self.users()?);
         text.push_str("growpart:\n  mode: auto\n  devices: [\"/\"]\nresize_rootfs: true\n");
         let url = quote("phone-home address", self.phone_home)?;
         text.push_str(&format!(
@@ -88,16 +89,56 @@ impl Seed<'_> {
         Ok(text)
     }
 
+    /// The list of users, as configuration.
+    fn users(&self) -> Result<String, SeedError> {
+        let user = quote("user", self.user)?;
+        let mut text = format!(
+            "users:\n  - name: {user}\n    sudo: \"ALL=(ALL) NOPASSWD:ALL\"\n    shell: /bin/bash\n    lock_passwd: true\n"
+        );
+        if !self.ssh_keys.is_empty() {
+            text.push_str("    ssh_authorized_keys:\n");
+        }
+        for key in self.ssh_keys {
+            text.push_str(&format!("      - {}\n", quote("SSH key", key)?));
+        }
+        Ok(text)
+    }
+
+    /// `user-data`: the tenant's, if there is any, with what its own words would take the place of otherwise.
+    ///
+    /// # Errors
+    /// When a word cannot be used.
+    pub fn merged_user_data(&self) -> Result<String, SeedError> {
+        let Some(tenants) = self.user_data.filter(|text| !text.trim().is_empty()) else {
+            return Ok("#cloud-config\n{}\n".to_owned());
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '/' | '.' | '-' | '_');
+        for (what, word) in [
+            ("instance id", self.instance_id),
+            ("phone-home address", self.phone_home),
+        ] {
+            if !word.chars().all(plain) {
+                return Err(refused(what, word, "use letters, digits and `:/.-_`"));
+            }
+        }
+        let users = format!("#cloud-config\n{}", self.users()?);
+        let report = user_data::report(self.phone_home, self.instance_id);
+        let ours = Ours {
+            users: &users,
+            report: &report,
+        };
+        Ok(user_data::merged(tenants, &ours))
+    }
+
     /// The volume's bytes for a partition of `partition_bytes`.
     ///
     /// # Errors
     /// When a word cannot be used or it does not fit.
     pub fn volume(&self, partition_bytes: u64) -> Result<Vec<u8>, SeedError> {
-        let user_data = self.user_data.unwrap_or("#cloud-config\n{}\n");
         let files = [
             ("meta-data", self.meta_data()?),
             ("vendor-data", self.vendor_data()?),
-            ("user-data", user_data.to_owned()),
+            ("user-data", self.merged_user_data()?),
         ];
         let len = partition_bytes.min(MAX_VOLUME_BYTES) / 512 * 512;
         let wanted: u64 = files.iter().map(|(_, text)| text.len() as u64 + 2048).sum();
@@ -130,50 +171,11 @@ fn write_volume(bytes: &mut [u8], files: &[(&str, String)]) -> std::io::Result<(
 /// A word as a double-quoted YAML scalar (YAML 1.2 section 7.3.1). What would need an escape beyond `\"` and `\\`, such as a
 /// line break, is refused: no word here has use for it.
 fn quote(what: &'static str, word: &str) -> Result<String, SeedError> {
-    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}');
-    if word.contains(breaks) {
+    if !guest::is_one_line(word) {
         let rule = "it must be one line without control characters";
         return Err(refused(what, word, rule));
     }
     Ok(format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\"")))
-}
-
-/// RFC 1123 section 2.1.
-fn checked_hostname(name: &str) -> Result<&str, SeedError> {
-    let label = |label: &str| {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if name.len() <= 253 && name.split('.').all(label) {
-        Ok(name)
-    } else {
-        Err(refused(
-            "host name",
-            name,
-            "use letters, digits and '-' in labels of 1 to 63",
-        ))
-    }
-}
-
-/// What Debian's `adduser` takes by default.
-fn checked_user(user: &str) -> Result<&str, SeedError> {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
-    let first = user.bytes().next();
-    if user.len() <= 32
-        && first.is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
-        && user.bytes().all(inner)
-    {
-        Ok(user)
-    } else {
-        Err(refused(
-            "user",
-            user,
-            "use 1 to 32 of a-z, 0-9, '_' and '-', beginning with a letter",
-        ))
-    }
 }
 
 fn refused(what: &'static str, value: &str, rule: &'static str) -> SeedError {
@@ -236,12 +238,6 @@ mod tests {
                 ..seed(&[])
             };
             assert!(id.meta_data().is_err());
-        }
-        for bad in ["", "-a", "a..b", "a b", "a\"b", "ä", &"x".repeat(64)] {
-            assert!(checked_hostname(bad).is_err(), "{bad}");
-        }
-        for bad in ["", "Root", "1a", "a:b", "a b", "-a", &"x".repeat(33)] {
-            assert!(checked_user(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! `agent_rescue`: an SSH server in the LiveOS for the holders of the order's keys. Touches no disk.
 
-use slipway_protocol::report::Failure;
+use slipway_protocol::{guest, report::Failure};
 use tracing::info;
 
 use super::{Machine, Outcome, lasting, passing};
@@ -10,7 +10,7 @@ pub(super) fn run(machine: &Machine, ssh_keys: &[String]) -> Result<Outcome, Fai
         return Err(lasting("no_ssh_key", "the order names no key to let in"));
     }
     // A line break in a key would add a line, which may carry options.
-    if ssh_keys.iter().any(|key| key.chars().any(char::is_control)) {
+    if !ssh_keys.iter().all(|key| guest::is_one_line(key)) {
         return Err(lasting(
             "bad_ssh_key",
             "a key has characters that no key may have",

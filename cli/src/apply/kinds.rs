@@ -54,6 +54,7 @@ pub(crate) const KINDS: [Kind; 7] = [
             "description",
             "discover",
             "subnets",
+            "dhcp_relays",
             "limits",
             "offline",
             "reservations",

@@ -26,7 +26,7 @@ use crate::{
     app::App,
     domain::{
         self,
-        instances::{Anew, InstanceChange, NewInstance, Repeatable, Work},
+        instances::{Anew, InstanceChange, NewInstance, Repeatable, UserDataCheck, Work},
         limits::limit_s,
     },
     error::ApiError,
@@ -75,8 +75,11 @@ pub struct NewInstanceBody {
     /// Public SSH keys for that user, or names of the caller's own.
     #[serde(default)]
     pub ssh_keys: Vec<String>,
-    /// cloud-init user-data.
+    /// cloud-init user-data; a byte order mark and blank lines before its first line are taken off.
     pub user_data: Option<String>,
+    /// Whether it is looked at as cloud-init would; `off` if it is for something else.
+    #[serde(default)]
+    pub user_data_check: UserDataCheck,
 }
 
 fn default_project() -> String {
@@ -280,6 +283,7 @@ pub(super) fn into_new(names: Vec<String>, new: NewInstanceBody) -> Result<NewIn
         user: new.user,
         ssh_keys: new.ssh_keys,
         user_data: new.user_data.map(Secret::new),
+        user_data_check: new.user_data_check,
     })
 }
 
@@ -420,8 +424,10 @@ pub struct ReinstallBody {
     pub user: Option<String>,
     /// Public SSH keys for that user, or names of the caller's own.
     pub ssh_keys: Option<Vec<String>>,
-    /// cloud-init user-data.
+    /// cloud-init user-data; a byte order mark and blank lines before its first line are taken off.
     pub user_data: Option<String>,
+    /// Whether it is looked at as cloud-init would; `off` if it is for something else.
+    pub user_data_check: UserDataCheck,
     /// Whether its other disks are made to read as zeros first; they keep what they hold otherwise.
     pub wipe_data_disks: bool,
 }
@@ -434,6 +440,7 @@ impl From<ReinstallBody> for Anew {
             user: body.user,
             ssh_keys: body.ssh_keys,
             user_data: body.user_data.map(Secret::new),
+            user_data_check: body.user_data_check,
             wipe_data_disks: body.wipe_data_disks,
         }
     }

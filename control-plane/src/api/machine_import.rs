@@ -338,4 +338,33 @@ mod tests {
         );
         assert!(json_rows(b"{}").is_err() && json_rows(br#"[{"name":"m1","colour":"red"}]"#).is_err());
     }
+
+    #[test]
+    fn fuzzed_csv_ends_nothing() {
+        let seeds = [
+            "\u{feff}name,site,macs,labels,shelved,bmc_password\r\nm1,bj-1,52:54:00:00:00:01,\"rack=a1;u=7\",true,\"a,\"\"b\"\r\n",
+            "name,site,macs,bmc,bmc_user,bmc_password\nm1,bj-1,52:54:00:00:00:01,192.0.2.9:623,admin,secret\nm2,bj-1,x,,,\n",
+            "name;site;macs\nm1;bj-1;52-54-00-00-00-01\n",
+            "name\tsite\tmacs\nm1\tbj-1\t5254.0000.0001\n",
+        ];
+        let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+        let words: [&[u8]; 8] = [
+            b"\"",
+            b"\r\n",
+            b",,,",
+            b"labels",
+            b"=;",
+            b"\xff\xfe",
+            b"ff:ff:ff:ff:ff:ff",
+            b"bmc_driver",
+        ];
+        let mut taken = 0_u64;
+        slipway_fuzz::fuzz("csv", &seeds, &words, |bytes| {
+            let Ok(rows) = csv_rows(bytes) else {
+                return;
+            };
+            taken += rows.len() as u64;
+        });
+        assert!(taken > 0, "some are read");
+    }
 }

@@ -110,6 +110,10 @@ pub struct NewSite {
     /// The networks its edge serves.
     #[serde(default)]
     pub subnets: Vec<Subnet>,
+    /// DHCP relays that are believed although they are on none of the subnets.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub dhcp_relays: Vec<Ipv4Addr>,
     /// What the scheduler keeps to.
     #[serde(default)]
     pub limits: Limits,
@@ -128,6 +132,9 @@ pub struct SiteChange {
     pub discover: Option<bool>,
     /// The networks its edge serves.
     pub subnets: Option<Vec<Subnet>>,
+    /// DHCP relays that are believed although they are on none of the subnets.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub dhcp_relays: Option<Vec<Ipv4Addr>>,
     /// What the scheduler keeps to.
     pub limits: Option<Limits>,
     /// What may be done while it is cut off.
@@ -145,6 +152,9 @@ pub struct SiteView {
     pub discover: bool,
     /// The networks its edge serves.
     pub subnets: Vec<Subnet>,
+    /// DHCP relays that are believed although they are on none of the subnets.
+    #[schema(value_type = Vec<String>)]
+    pub dhcp_relays: Vec<Ipv4Addr>,
     /// What the scheduler keeps to.
     pub limits: Limits,
     /// What may be done while it is cut off.
@@ -173,6 +183,7 @@ fn view(site: Site, now: DateTime<Utc>) -> SiteView {
         description: site.settings.description,
         discover: site.settings.discover,
         subnets: site.settings.subnets.into_iter().map(Subnet::from).collect(),
+        dhcp_relays: site.settings.dhcp_relays,
         limits: site.settings.limits,
         offline: site.settings.offline,
         emergency_code: site.emergency_code.is_some(),
@@ -199,6 +210,7 @@ pub async fn create(
         description: new.description,
         discover: new.discover,
         subnets: new.subnets.into_iter().map(SubnetConfig::from).collect(),
+        dhcp_relays: new.dhcp_relays,
         limits: new.limits,
         offline: new.offline,
     };
@@ -263,6 +275,9 @@ pub async fn update(
         }
         if let Some(offline) = change.offline {
             settings.offline = offline;
+        }
+        if let Some(relays) = change.dhcp_relays {
+            settings.dhcp_relays = relays;
         }
         if let Some(subnets) = change.subnets {
             settings.subnets = subnets.into_iter().map(SubnetConfig::from).collect();

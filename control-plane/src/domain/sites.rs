@@ -31,6 +31,7 @@ use crate::{
 pub fn config_of(site: &Site, verifying_keys: Vec<VerifyingKey>) -> SiteConfig {
     SiteConfig {
         subnets: site.settings.subnets.clone(),
+        dhcp_relays: site.settings.dhcp_relays.clone(),
         verifying_keys,
         discover: site.settings.discover,
         emergency_code: site.emergency_code.clone(),
@@ -39,8 +40,9 @@ pub fn config_of(site: &Site, verifying_keys: Vec<VerifyingKey>) -> SiteConfig {
 
 fn check(settings: &SiteSettings) -> Result<(), ApiError> {
     for subnet in &settings.subnets {
-        check_subnet(subnet)?;
+        check_subnet(subnet, &settings.subnets)?;
     }
+    check_relays(&settings.dhcp_relays)?;
     addresses::check_overlap(&settings.subnets)?;
     if settings
         .limits
@@ -67,14 +69,38 @@ fn check_offline(offline: &Offline) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_subnet(subnet: &SubnetConfig) -> Result<(), ApiError> {
+/// Most relays of a site's list.
+const MOST_RELAYS: usize = 256;
+
+fn check_relays(relays: &[Ipv4Addr]) -> Result<(), ApiError> {
+    let bad = |detail: String| Err(ApiError::Bad("dhcp_relay", detail));
+    if relays.len() > MOST_RELAYS {
+        return bad(format!(
+            "a site has at most {MOST_RELAYS} relays outside its subnets"
+        ));
+    }
+    match relays.iter().find(|relay| !can_be_a_hosts(**relay)) {
+        Some(relay) => bad(format!("{relay} cannot be the address of a relay")),
+        None => Ok(()),
+    }
+}
+
+/// Whether one machine can have an address (RFC 6890).
+fn can_be_a_hosts(address: Ipv4Addr) -> bool {
+    (1..224).contains(&address.octets()[0])
+}
+
+/// A network that is reached through relays alone has the edge's address on another of the site's networks.
+fn check_subnet(subnet: &SubnetConfig, all: &[SubnetConfig]) -> Result<(), ApiError> {
     let bad = |what: &str| ApiError::Bad("subnet", format!("subnet {}: {what}", subnet.network));
-    let first = subnet.network.network().octets()[0];
-    if first == 0 || first >= 224 {
+    if !can_be_a_hosts(subnet.network.network()) {
         return Err(bad("no machine can have an address in it (RFC 6890)"));
     }
-    if !subnet.network.contains(&subnet.server) {
-        return Err(bad("the edge's own address `server` is not in it"));
+    let directly = |s: &SubnetConfig| s.server == subnet.server && s.network.contains(&s.server);
+    if !all.iter().any(directly) {
+        return Err(bad(
+            "the edge's own address `server` is neither in it nor, for one served through relays, the edge's on another subnet",
+        ));
     }
     // RFC 3021: networks of two addresses have neither.
     let names_network = |address: Ipv4Addr| {
@@ -299,7 +325,35 @@ mod tests {
             pool: None,
             lease_seconds: 600,
         };
-        check_subnet(&subnet).map_err(|error| error.code())
+        check_subnet(&subnet, std::slice::from_ref(&subnet)).map_err(|error| error.code())
+    }
+
+    #[test]
+    fn a_network_behind_relays_names_the_edge_by_its_address_elsewhere() {
+        let at = |network: &str, server: &str| SubnetConfig {
+            network: network.parse().unwrap(),
+            server: server.parse().unwrap(),
+            gateway: None,
+            dns: Vec::new(),
+            pool: None,
+            lease_seconds: 600,
+        };
+        let (near, far) = (
+            at("192.0.2.0/24", "192.0.2.1"),
+            at("198.51.100.0/24", "192.0.2.1"),
+        );
+        let all = [near, far.clone()];
+        assert!(check_subnet(&far, &all).is_ok());
+        assert!(check_subnet(&far, &all[1..]).is_err(), "nowhere near");
+        for (relay, taken) in [
+            ("203.0.113.9", true),
+            ("0.0.0.0", false),
+            ("255.255.255.255", false),
+            ("239.1.2.3", false),
+        ] {
+            assert_eq!(check_relays(&[relay.parse().unwrap()]).is_ok(), taken, "{relay}");
+        }
+        assert!(check_relays(&[Ipv4Addr::new(192, 0, 2, 1); 257]).is_err());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
     Database, StoreResult,
     bmc_passwords::{BmcCandidate, candidates_to_json},
     from_json, from_word, micros, parse,
-    schema::{machine_labels, machine_words, machines, macs},
+    schema::{machine_bmcs, machine_labels, machine_words, machines, macs},
     time, to_json, to_word,
 };
 use crate::workflow::state::MachineState;
@@ -193,8 +193,44 @@ pub fn insert(connection: &mut Database, m: &Machine) -> StoreResult<()> {
         .values(row)
         .execute(connection)?;
     put_macs(connection, m)?;
+    put_bmc(connection, m)?;
     put_words(connection, m)?;
     put_labels(connection, m.id, &m.details.labels)
+}
+
+/// Keeps a second time where its BMC is, to find it by that.
+fn put_bmc(connection: &mut Database, m: &Machine) -> StoreResult<()> {
+    use machine_bmcs::dsl;
+    let id = m.id.to_string();
+    diesel::delete(dsl::machine_bmcs.find(&id)).execute(connection)?;
+    if let Some(bmc) = &m.details.bmc {
+        diesel::insert_into(dsl::machine_bmcs)
+            .values((
+                dsl::machine.eq(&id),
+                dsl::site.eq(m.site.as_str()),
+                dsl::address.eq(bmc.address.to_string()),
+            ))
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// The name of another machine of its site that has the same BMC.
+///
+/// # Errors
+/// When the database fails.
+pub fn with_same_bmc(connection: &mut Database, m: &Machine) -> StoreResult<Option<String>> {
+    let Some(bmc) = &m.details.bmc else {
+        return Ok(None);
+    };
+    Ok(machine_bmcs::table
+        .inner_join(machines::table.on(machines::id.eq(machine_bmcs::machine)))
+        .filter(machine_bmcs::site.eq(m.site.as_str()))
+        .filter(machine_bmcs::address.eq(bmc.address.to_string()))
+        .filter(machine_bmcs::machine.ne(m.id.to_string()))
+        .select(machines::name)
+        .first(connection)
+        .optional()?)
 }
 
 /// Keeps once more what a machine is looked for by, in one narrow row: its own one is long.
@@ -348,6 +384,7 @@ pub fn update(connection: &mut Database, m: &Machine, version: u64) -> StoreResu
     }
     diesel::delete(macs::table.filter(macs::machine.eq(m.id.to_string()))).execute(connection)?;
     put_macs(connection, m)?;
+    put_bmc(connection, m)?;
     put_words(connection, m)?;
     put_labels(connection, m.id, &m.details.labels)?;
     Ok(true)

@@ -69,6 +69,7 @@ diesel::table! {
     }
 }
 diesel::table! { machine_labels (machine, name) { machine -> Text, name -> Text, value -> Text, } }
+diesel::table! { machine_bmcs (machine) { machine -> Text, site -> Text, address -> Text, } }
 diesel::table! { machine_words (machine) { machine -> Text, words -> Text, } }
 diesel::table! {
     machine_types (name) {
@@ -352,6 +353,7 @@ diesel::allow_tables_to_appear_in_same_query!(instances, states);
 diesel::allow_tables_to_appear_in_same_query!(jobs, states);
 diesel::allow_tables_to_appear_in_same_query!(discovered, macs);
 diesel::allow_tables_to_appear_in_same_query!(machine_labels, machines);
+diesel::allow_tables_to_appear_in_same_query!(machine_bmcs, machines);
 diesel::allow_tables_to_appear_in_same_query!(machine_words, machines);
 diesel::allow_tables_to_appear_in_same_query!(jobs, machines);
 diesel::allow_tables_to_appear_in_same_query!(job_logs, jobs);

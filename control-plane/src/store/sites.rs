@@ -1,6 +1,6 @@
 //! Sites, what their edges told at joining, and join tokens.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
@@ -29,6 +29,9 @@ pub struct SiteSettings {
     pub discover: bool,
     /// The networks its edge serves.
     pub subnets: Vec<SubnetConfig>,
+    /// DHCP relays that are believed although they are on none of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dhcp_relays: Vec<Ipv4Addr>,
     /// What the scheduler keeps to.
     #[serde(default)]
     pub limits: Limits,

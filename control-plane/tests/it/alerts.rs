@@ -131,6 +131,7 @@ fn failed(at: DateTime<Utc>) -> Report {
 pub(crate) async fn begin(store: &Store) {
     let begun = store.transaction(|db| {
         let settings = SiteSettings {
+            dhcp_relays: vec![],
             description: String::new(),
             discover: false,
             subnets: vec![],

@@ -79,6 +79,7 @@ fn machine(now: DateTime<Utc>) -> Machine {
 /// A machine in maintenance whose BMC is being given the password `new`.
 fn rotating(db: &mut Database, now: DateTime<Utc>) -> StoreResult<Job> {
     let settings = SiteSettings {
+        dhcp_relays: vec![],
         description: String::new(),
         discover: false,
         subnets: vec![],

@@ -283,6 +283,7 @@ fn fit_box(dir: &std::path::Path) -> (slipway_edge::config::Config, std::net::So
         setup: None,
         status: None,
         cut_off_after: chrono::TimeDelta::seconds(60),
+        image_cache_bytes: None,
         liveos: dir.into(),
         boot_programs: dir.into(),
     };

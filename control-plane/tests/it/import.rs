@@ -88,6 +88,35 @@ async fn story(server: &Server) {
         refused["rows"][0]["errors"][0]["code"], "bmc_password",
         "a password that is kept is not sent elsewhere: {refused}"
     );
+    let one_bmc = json!([
+        { "name": "n1", "site": "bj-1", "macs": ["52:54:00:00:00:21"], "bmc": "192.0.2.150:623" },
+        { "name": "n2", "site": "bj-1", "macs": ["52:54:00:00:00:22"], "bmc": "192.0.2.150:623" },
+        { "name": "n3", "site": "bj-1", "macs": ["52:54:00:00:00:23"], "bmc": "192.0.2.101:623" },
+    ]);
+    let (_, refused) = send(server, "", "application/json", one_bmc.to_string()).await;
+    let codes: Vec<&Value> = (0..3).map(|n| &refused["rows"][n]["errors"][0]["code"]).collect();
+    assert_eq!(
+        codes,
+        [&Value::Null, &json!("twice"), &json!("bmc_taken")],
+        "{refused}"
+    );
+    let bmc = json!({ "driver": "ipmi", "address": "192.0.2.101:623", "username": "root", "password": "x" });
+    let body = json!({ "name": "n4", "site": "bj-1", "macs": ["52:54:00:00:00:24"], "firmware": "uefi", "bmc": bmc });
+    let (status, refused) = server.post("/api/v1/machines", body).await;
+    assert_eq!(
+        (status, &refused["code"]),
+        (StatusCode::CONFLICT, &json!("bmc_taken")),
+        "{refused}"
+    );
+    let (status, refused) = server.patch("/api/v1/machines/m2", json!({ "bmc": bmc })).await;
+    assert_eq!(
+        (status, &refused["code"]),
+        (StatusCode::CONFLICT, &json!("bmc_taken")),
+        "{refused}"
+    );
+    let same = json!({ "bmc": { "username": "root" }, "labels": { "rack": "a2" } });
+    let (status, changed) = server.patch("/api/v1/machines/m1", same).await;
+    assert_eq!(status, StatusCode::OK, "its own is no other's: {changed}");
     let wrong = json!([
         { "name": "n1", "site": "bj-1", "macs": ["52:54:00:00:00:21"] },
         { "name": "n2", "site": "nowhere", "macs": ["52:54:00:00:00:22"] },

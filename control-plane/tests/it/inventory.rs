@@ -371,6 +371,7 @@ async fn an_inventory_decides_the_type_and_is_kept_beside_what_operators_say() {
         let (behind, shown) = store
             .transaction(move |db| {
                 let settings = SiteSettings {
+                    dhcp_relays: vec![],
                     description: String::new(),
                     discover: false,
                     subnets: vec![],
@@ -439,6 +440,7 @@ async fn many_machines_are_classified_batch_by_batch_and_each_once() {
         store
             .transaction(move |db| {
                 let settings = SiteSettings {
+                    dhcp_relays: vec![],
                     description: String::new(),
                     discover: false,
                     subnets: vec![],

@@ -27,6 +27,7 @@ fn site(name: &str) -> SiteId {
 
 fn settings() -> SiteSettings {
     SiteSettings {
+        dhcp_relays: vec![],
         description: String::new(),
         discover: false,
         subnets: vec![],

@@ -131,6 +131,7 @@ async fn life_story(server: &Server) {
 fn held(db: &mut Database, now: DateTime<Utc>) -> StoreResult<(MachineId, Job)> {
     let site = SiteId::new("bj-1").unwrap();
     let settings = SiteSettings {
+        dhcp_relays: vec![],
         description: String::new(),
         discover: false,
         subnets: vec![],

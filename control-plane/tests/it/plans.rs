@@ -9,7 +9,7 @@ use slipway_control_plane::{
     access::{Actor, Caller, Permission, Scope, Via, caller::Held as Grant},
     app::App,
     config::Given,
-    domain::instances::{self, Anew, Held, NewInstance},
+    domain::instances::{self, Anew, Held, NewInstance, UserDataCheck},
     error::ApiError,
     store::{
         Store, StoreError,
@@ -83,6 +83,7 @@ fn wish(name: &str, serial: Option<&str>) -> NewInstance {
         user: "debian".into(),
         ssh_keys: vec![],
         user_data: None,
+        user_data_check: UserDataCheck::On,
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn site(name: &str) -> SiteId {
 
 pub(crate) fn make_site(db: &mut Database, name: &str) -> StoreResult<()> {
     let settings = SiteSettings {
+        dhcp_relays: vec![],
         description: String::new(),
         discover: false,
         subnets: vec![],

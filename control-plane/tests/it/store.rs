@@ -37,6 +37,7 @@ fn site() -> SiteId {
 
 fn settings() -> SiteSettings {
     SiteSettings {
+        dhcp_relays: vec![],
         description: "d".into(),
         discover: false,
         subnets: vec![],
@@ -94,6 +95,7 @@ async fn a_site_changes_only_for_who_saw_its_last_revision() {
         assert!(matches!(again, Err(StoreError::Taken)), "{again:?}");
         let change = |revision| {
             let settings = SiteSettings {
+                dhcp_relays: vec![],
                 discover: true,
                 ..settings()
             };

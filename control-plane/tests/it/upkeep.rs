@@ -197,6 +197,7 @@ async fn revisions_never_go_back() {
         let told = store
             .transaction(move |db| {
                 let settings = sites::SiteSettings {
+                    dhcp_relays: vec![],
                     description: String::new(),
                     discover: false,
                     subnets: vec![],

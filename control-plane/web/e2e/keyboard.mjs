@@ -74,8 +74,13 @@ try {
   await page.waitForURL('**/instances')
   await page.locator('tbody tr').first().waitFor()
   await tabTo(/^Name$/)
+  // The rows of before go with the answer, and the focus with a row that goes.
+  const sorted = page.waitForResponse((answer) => /\/api\/v1\/instances\?.*sort=/.test(answer.url()))
   await press('Enter')
   await page.waitForURL('**/instances?sort=**')
+  await sorted
+  await settled(page)
+  await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))))
   await tabTo(/^i-0000\d$/)
   await press('Enter')
   await page.waitForURL('**/instances/*-*')

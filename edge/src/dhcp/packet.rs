@@ -12,6 +12,8 @@ const COOKIE: [u8; 4] = [99, 130, 83, 99];
 const LEAST: usize = 300;
 /// What every client takes (RFC 2131, 2), in bytes with IP and UDP headers.
 const EVERYBODY_TAKES: usize = 576;
+/// Bytes of 0 that stand behind the end mark at least.
+const BEHIND_END: usize = 4;
 /// IP and UDP headers, in bytes.
 const HEADERS: usize = 28;
 /// Flag in the first byte of `flags`: answers are to be broadcast.
@@ -77,6 +79,34 @@ pub mod relay_code {
     pub const SERVER_ID_OVERRIDE: u8 = 11;
 }
 
+/// What iPXE says of itself, inside option 175.
+pub mod ipxe_code {
+    /// It can load by HTTP.
+    pub const HTTP: u8 = 0x13;
+    /// It shall not wait 3 s for a ProxyDHCP server.
+    pub const NO_PROXY: u8 = 176;
+}
+
+/// Why a packet is not a client's that is served here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum NotServed {
+    /// Not a DHCP request, or cut short.
+    #[error("not a DHCP request")]
+    NotDhcp,
+    /// Of a network that has no addresses as Ethernet has (its IANA hardware type).
+    #[error("a client by hardware of type {}, which is not served: boot it by an Ethernet port", hardware(*.0))]
+    Hardware(u8),
+}
+
+/// A hardware type in words (IANA, ARP parameters).
+fn hardware(kind: u8) -> String {
+    match kind {
+        32 => "32, InfiniBand (RFC 4390)".to_owned(),
+        24 | 27 => format!("{kind}, FireWire or EUI-64"),
+        other => other.to_string(),
+    }
+}
+
 /// What a client wants, or what it is told (option 53).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageType {
@@ -137,16 +167,28 @@ pub struct Request {
     pub giaddr: Ipv4Addr,
     /// The client's port.
     pub mac: MacAddr,
+    /// Its hardware type, given back as it came.
+    hardware: u8,
     options: BTreeMap<u8, Vec<u8>>,
 }
 
 impl Request {
-    /// Reads a client's packet; `None` for what is not one, or not of Ethernet.
-    #[must_use]
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let fixed: &[u8; FIXED] = bytes.get(..FIXED)?.try_into().ok()?;
-        if fixed[0] != 1 || fixed[1] != 1 || fixed[2] != 6 || fixed[236..] != COOKIE {
-            return None;
+    /// Reads a client's packet.
+    ///
+    /// # Errors
+    /// When it is none, or by hardware that has no MAC addresses. IEEE 802 (6) is Ethernet by another name, and some firmware
+    /// leaves the type 0.
+    pub fn parse(bytes: &[u8]) -> Result<Self, NotServed> {
+        let fixed: &[u8; FIXED] = bytes
+            .get(..FIXED)
+            .and_then(|fixed| fixed.try_into().ok())
+            .ok_or(NotServed::NotDhcp)?;
+        let [operation, hardware, length, ..] = *fixed;
+        if operation != 1 || fixed[236..] != COOKIE {
+            return Err(NotServed::NotDhcp);
+        }
+        if length != 6 || !matches!(hardware, 0 | 1 | 6) {
+            return Err(NotServed::Hardware(hardware));
         }
         let mut options = BTreeMap::new();
         read_options(&bytes[FIXED..], &mut options);
@@ -161,8 +203,12 @@ impl Request {
             read_options(&fixed[44..108], &mut options);
         }
         let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
-        let message = MessageType::from_byte(*options.get(&code::MESSAGE_TYPE)?.first()?)?;
-        Some(Self {
+        let message = options
+            .get(&code::MESSAGE_TYPE)
+            .and_then(|value| MessageType::from_byte(*value.first()?))
+            .ok_or(NotServed::NotDhcp)?;
+        Ok(Self {
+            hardware,
             message,
             xid: [fixed[4], fixed[5], fixed[6], fixed[7]],
             flags: [fixed[10], fixed[11]],
@@ -195,15 +241,30 @@ impl Request {
     /// What the relay says under a [`relay_code`], where that is an address.
     #[must_use]
     pub fn relayed_address(&self, wanted: u8) -> Option<Ipv4Addr> {
-        let mut rest = self.option(code::RELAY)?;
-        while let [code, len, tail @ ..] = rest {
-            let (value, tail) = tail.split_at_checked(usize::from(*len))?;
-            if *code == wanted {
-                return <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from);
+        let value = inner_option(self.option(code::RELAY)?, wanted)?;
+        <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
+    }
+
+    /// Whether this is an iPXE that can load by HTTP; one that says nothing of what it can does.
+    #[must_use]
+    pub fn is_ipxe_with_http(&self) -> bool {
+        let http = |features| inner_option(features, ipxe_code::HTTP).is_some_and(|value| value != [0]);
+        self.is_ipxe() && self.option(code::IPXE).is_none_or(http)
+    }
+
+    /// Options of another packet of the same client, where this one leaves them out.
+    pub(super) fn fill_in(&mut self, codes: &[u8], from: &BTreeMap<u8, Vec<u8>>) {
+        for code in codes {
+            if let Some(value) = from.get(code).filter(|_| !self.options.contains_key(code)) {
+                self.options.insert(*code, value.clone());
             }
-            rest = tail;
         }
-        None
+    }
+
+    /// These options, as they came.
+    pub(super) fn only(&self, codes: &[u8]) -> BTreeMap<u8, Vec<u8>> {
+        let wanted = self.options.iter().filter(|(code, _)| codes.contains(code));
+        wanted.map(|(code, value)| (*code, value.clone())).collect()
     }
 
     /// Whether this is iPXE: user class `iPXE`, bare, or one of several in the form of RFC 3004.
@@ -255,6 +316,18 @@ impl Request {
     }
 }
 
+/// The value of an option inside another.
+fn inner_option(mut rest: &[u8], wanted: u8) -> Option<&[u8]> {
+    while let [code, len, tail @ ..] = rest {
+        let (value, tail) = tail.split_at_checked(usize::from(*len))?;
+        if *code == wanted {
+            return Some(value);
+        }
+        rest = tail;
+    }
+    None
+}
+
 /// Reads options until the end mark or the end of the bytes; parts of one option are joined (RFC 3396).
 fn read_options(mut bytes: &[u8], options: &mut BTreeMap<u8, Vec<u8>>) {
     while let Some((&code, rest)) = bytes.split_first() {
@@ -286,7 +359,8 @@ pub struct Reply {
     pub siaddr: Ipv4Addr,
     /// The boot file, also in the fixed field where it fits.
     pub file: Option<String>,
-    /// Options besides the message type; written in this order, as far as the client's largest packet allows.
+    /// Options besides the message type; written in this order, as far as the client's largest packet allows. What a client cannot do
+    /// without comes first: the server, the mask before the routers (RFC 2132, 3.3), then what it boots.
     pub options: Vec<(u8, Vec<u8>)>,
 }
 
@@ -296,7 +370,7 @@ impl Reply {
     #[must_use]
     pub fn encode(&self, request: &Request) -> Vec<u8> {
         let mut out = vec![0; FIXED];
-        out[..3].copy_from_slice(&[2, 1, 6]);
+        out[..3].copy_from_slice(&[2, request.hardware, 6]);
         out[4..8].copy_from_slice(&request.xid);
         out[10..12].copy_from_slice(&request.flags);
         if self.message != MessageType::Nak {
@@ -315,20 +389,23 @@ impl Reply {
         out[236..240].copy_from_slice(&COOKIE);
         write_option(&mut out, code::MESSAGE_TYPE, &[self.message.byte()]);
         let relay = request.option(code::RELAY);
-        let last = relay.map_or(0, written_bytes) + 1;
+        let last = relay.map_or(0, written_bytes) + 1 + BEHIND_END;
         let room = request.takes_bytes().saturating_sub(last);
         for (code, value) in &self.options {
-            if out.len() + written_bytes(value) <= room {
+            if out.len() + written_bytes(value) < room {
                 write_option(&mut out, *code, value);
+                // Some ROMs take a name for a text that ends with a byte of 0, which a pad option is (RFC 2132, 3.1).
+                if matches!(*code, code::BOOT_FILE | code::TFTP_SERVER) {
+                    out.push(0);
+                }
             }
         }
         if let Some(relay) = relay {
             write_option(&mut out, code::RELAY, relay);
         }
         out.push(255);
-        if out.len() < LEAST {
-            out.resize(LEAST, 0);
-        }
+        // Some ROMs look for an option past the end mark: what they find there is none.
+        out.resize((out.len() + BEHIND_END).max(LEAST), 0);
         out
     }
 }

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use chrono::{DateTime, Utc};
 
-use super::packet::{MessageType, Reply, Request, code, relay_code};
-use crate::boot::{Answer, BootTable};
+use super::packet::{MessageType, Reply, Request, code, ipxe_code, relay_code};
+use crate::boot::{Answer, BootTable, Lease};
 
 /// Who answers.
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +25,22 @@ pub struct Decision {
     pub to: SocketAddrV4,
     /// Whether no order knows the client.
     pub unknown: bool,
+    /// The firmware's architecture, if it is to boot from the network and there is no boot program for it.
+    pub no_program: Option<u16>,
+    /// The lease of the pool that is granted; it must be on disk before the client hears of it.
+    pub lease: Option<Lease>,
 }
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
 
-/// Decides about a packet; `None` is silence. DECLINE, RELEASE and what was granted are noted in the table.
+/// Decides about a packet; `None` is silence. DECLINE, RELEASE and what was granted are noted in the table. Whoever calls itself a
+/// relay is answered on the site's own networks, and where the site's list has it.
 #[must_use]
 pub fn decide(request: &Request, server: Server, table: &BootTable, now: DateTime<Utc>) -> Option<Decision> {
+    if !request.giaddr.is_unspecified() && !table.believes_relay(request.giaddr) {
+        return None;
+    }
     let via = network_of(request, server, table);
     // A client that answers another server's offer means that server alone, whatever it says.
     let chosen = request.address(code::SERVER_ID);
@@ -47,6 +55,8 @@ pub fn decide(request: &Request, server: Server, table: &BootTable, now: DateTim
         }
         MessageType::Request => request_decision(request, via, server, table, now),
         MessageType::Inform => {
+            // An answer goes to machines of the site alone, whatever address somebody claims to have.
+            table.subnet_of(request.ciaddr)?;
             let answer = table.inform(request.mac, via, request.ciaddr)?;
             let mut decision = grant(MessageType::Ack, request, &answer, server);
             // RFC 2131, 4.3.5: no address and no lease time in the answer to an INFORM.
@@ -106,11 +116,18 @@ fn request_decision(
     now: DateTime<Utc>,
 ) -> Option<Decision> {
     let chosen = request.address(code::SERVER_ID);
-    let wanted = request.address(code::REQUESTED_IP).unwrap_or(request.ciaddr);
+    let named = request.address(code::REQUESTED_IP).unwrap_or(request.ciaddr);
+    // Some name no address at all: they mean the one that was offered to them.
+    let wanted = match table.address_of(request.mac) {
+        Some(offered) if named.is_unspecified() => offered,
+        None if named.is_unspecified() => return None,
+        _ => named,
+    };
     match table.answer(request.mac, via, Some(wanted), now) {
         Some(answer) if answer.address == wanted => {
-            table.confirm(request.mac, &answer, now);
-            Some(grant(MessageType::Ack, request, &answer, server))
+            let lease = table.confirm(request.mac, &answer, now);
+            let decision = grant(MessageType::Ack, request, &answer, server);
+            Some(Decision { lease, ..decision })
         }
         // We are the authority on this network: a wrong address is refused at once, so that the client starts anew.
         Some(_) => Some(refuse(request, server)),
@@ -136,12 +153,17 @@ fn grant(message: MessageType, request: &Request, answer: &Answer, server: Serve
         options.push((code::DNS, subnet.dns.iter().flat_map(Ipv4Addr::octets).collect()));
     }
     let file = boot_file(request, answer, server);
+    let boots = ["PXEClient", "HTTPClient"]
+        .iter()
+        .any(|class| request.vendor_class_starts_with(class));
+    let no_program = request
+        .architecture()
+        .filter(|_| answer.netboot && boots && file.is_none());
     if let Some(file) = &file {
         options.extend(boot_options(request, file, server));
     }
     if request.is_ipxe() {
-        // Encapsulated option 176, no-pxedhcp: do not wait 3 s for a ProxyDHCP server.
-        options.push((code::IPXE, vec![176, 1, 1]));
+        options.push((code::IPXE, vec![ipxe_code::NO_PROXY, 1, 1]));
     }
     // RFC 6842: the client identifier is given back; RFC 4578: so is the machine identifier.
     for echoed in [code::CLIENT_ID, code::MACHINE_ID] {
@@ -168,17 +190,19 @@ fn grant(message: MessageType, request: &Request, answer: &Answer, server: Serve
         to: destination(request, &reply),
         reply,
         unknown: answer.unknown,
+        no_program,
+        lease: None,
     }
 }
 
-/// What the client loads next: iPXE for firmware, our script for iPXE, nothing for a machine that boots its disk or an
+/// What the client loads next: iPXE for firmware, and for an iPXE that cannot do HTTP; our script for iPXE; nothing for a machine that boots its disk or an
 /// operating system that only wants an address.
 fn boot_file(request: &Request, answer: &Answer, server: Server) -> Option<String> {
     if !answer.netboot {
         return None;
     }
     let base = format!("http://{}:{}", server.address, server.http_port);
-    if request.is_ipxe() {
+    if request.is_ipxe_with_http() {
         return Some(format!("{base}/boot/{}.ipxe", request.mac.hyphenated()));
     }
     let pxe = request.vendor_class_starts_with("PXEClient");
@@ -193,7 +217,7 @@ fn boot_file(request: &Request, answer: &Answer, server: Server) -> Option<Strin
 
 fn boot_options(request: &Request, file: &str, server: Server) -> Vec<(u8, Vec<u8>)> {
     let mut options = vec![(code::BOOT_FILE, file.as_bytes().to_vec())];
-    if request.is_ipxe() {
+    if request.is_ipxe_with_http() {
         return options;
     }
     if request.vendor_class_starts_with("HTTPClient") {
@@ -227,6 +251,8 @@ fn refuse(request: &Request, server: Server) -> Decision {
         to: destination(request, &reply),
         reply,
         unknown: false,
+        no_program: None,
+        lease: None,
     }
 }
 
@@ -236,7 +262,10 @@ fn destination(request: &Request, reply: &Reply) -> SocketAddrV4 {
     if !request.giaddr.is_unspecified() {
         return SocketAddrV4::new(request.giaddr, SERVER_PORT);
     }
-    let has_address = !request.ciaddr.is_unspecified() && reply.message != MessageType::Nak;
+    // The address that it says it has is believed where it is the one that it is granted, or of a network of ours.
+    let own =
+        [reply.yiaddr, Ipv4Addr::UNSPECIFIED].contains(&request.ciaddr) || reply.yiaddr.is_unspecified();
+    let has_address = !request.ciaddr.is_unspecified() && own && reply.message != MessageType::Nak;
     let to = if has_address && !request.wants_broadcast() {
         request.ciaddr
     } else {

@@ -14,6 +14,8 @@ pub(super) struct Caller<'a> {
     pub(super) address: Ipv4Addr,
     /// The port that answers for that address, where it is on a network of ours.
     pub(super) port: Option<MacAddr>,
+    /// Whether it is on a network of ours, where every machine that speaks has a port.
+    pub(super) attached: bool,
     /// All ports of the machine it asks for.
     pub(super) own_ports: &'a [MacAddr],
     /// The address that this edge gave the port.
@@ -29,6 +31,8 @@ impl Caller<'_> {
         match self.port {
             Some(port) if !self.own_ports.contains(&port) => false,
             Some(_) if !self.serves_dhcp => true,
+            // The kernel has forgotten it already, under a flood of neighbours: the machine asks again, and is seen then.
+            None if self.attached => false,
             _ => self.given == Some(self.address),
         }
     }
@@ -44,6 +48,7 @@ pub(super) fn is_from(state: &HttpState, mac: MacAddr, peer: SocketAddr) -> bool
     let caller = Caller {
         address,
         port: state.neighbours.port_of(address),
+        attached: state.neighbours.is_attached(address),
         own_ports: &own_ports,
         given: table.address_of(mac),
         serves_dhcp: state.serves_dhcp,
@@ -67,6 +72,7 @@ mod tests {
             Caller {
                 address,
                 port,
+                attached: false,
                 own_ports: &[own, second],
                 given,
                 serves_dhcp,
@@ -79,6 +85,15 @@ mod tests {
             "by another port of its own"
         );
         assert!(asks(its, None, Some(its), true), "through a relay");
+        let unseen = Caller {
+            address: its,
+            port: None,
+            attached: true,
+            own_ports: &[own],
+            given: Some(its),
+            serves_dhcp: true,
+        };
+        assert!(!unseen.is_the_machine(), "a neighbour whose port nobody knows");
         assert!(
             !asks(elsewhere, Some(other), Some(its), true),
             "a neighbour with an address of its own"

@@ -6,12 +6,14 @@ mod boot;
 mod caller;
 mod files;
 mod phone_home;
+mod ranged;
 mod sent;
 
 use std::{net::SocketAddrV4, path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
+    extract::Request,
     routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -54,8 +56,34 @@ impl HttpState {
     }
 }
 
-/// Every route.
+/// Every route. Slashes count once, however many firmware writes.
 pub fn router(state: Arc<HttpState>) -> Router {
+    let routes = routes(state);
+    Router::new().fallback_service(tower::util::MapRequest::new(routes, single_slashes))
+}
+
+/// A request with each run of slashes in its path as one.
+fn single_slashes(mut request: Request) -> Request {
+    let path = request.uri().path();
+    if !path.contains("//") {
+        return request;
+    }
+    let mut clean = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !clean.ends_with('/') {
+            clean.push(c);
+        }
+    }
+    if let Some(query) = request.uri().query() {
+        clean = format!("{clean}?{query}");
+    }
+    if let Ok(uri) = clean.parse() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+fn routes(state: Arc<HttpState>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(files::metrics))

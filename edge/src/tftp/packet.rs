@@ -45,9 +45,11 @@ impl Incoming {
     }
 }
 
-/// Some ROMs send bytes of 0xff after the name of the file.
+/// Some ROMs send more behind the name of the file than the name: bytes of 0xff, blanks, ends of lines.
 fn file_name(mut bytes: &[u8]) -> Option<String> {
-    while let Some((0xff, rest)) = bytes.split_last() {
+    while let Some((last, rest)) = bytes.split_last()
+        && !last.is_ascii_graphic()
+    {
         bytes = rest;
     }
     let name = std::str::from_utf8(bytes).ok()?;
@@ -77,4 +79,36 @@ pub fn option_ack(options: &[(&str, String)]) -> Vec<u8> {
 #[must_use]
 pub fn error(code: u16, text: &str) -> Vec<u8> {
     [&[0, 5], &code.to_be_bytes()[..], text.as_bytes(), &[0]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_firmware_writes_behind_a_name_is_none_of_it() {
+        for sent in [
+            &b"undionly.kpxe"[..],
+            b"undionly.kpxe\xff",
+            b"undionly.kpxe\xff\xff\xff",
+            b"undionly.kpxe\r\n",
+            b"undionly.kpxe  \t",
+            b"undionly.kpxe\x80\xfe",
+        ] {
+            let packet = [b"\0\x01", sent, b"\0octet\0blksize\x001468\0"].concat();
+            let Some(Incoming::Read { file, options }) = Incoming::parse(&packet) else {
+                panic!("{sent:?}");
+            };
+            assert_eq!(
+                (file.as_str(), options["blksize"].as_str()),
+                ("undionly.kpxe", "1468")
+            );
+        }
+        for none in [&b"\xff\xff"[..], b"", b" "] {
+            let packet = [b"\0\x01", none, b"\0octet\0"].concat();
+            assert_eq!(Incoming::parse(&packet), None, "{none:?}");
+        }
+        let no_end = b"\0\x01undionly.kpxe\0octet";
+        assert!(Incoming::parse(no_end).is_some(), "a mode without its end");
+    }
 }

@@ -48,6 +48,10 @@ impl Neighbours for Nobody {
     fn port_of(&self, _: Ipv4Addr) -> Option<MacAddr> {
         None
     }
+
+    fn is_attached(&self, _: Ipv4Addr) -> bool {
+        false
+    }
 }
 
 fn step(id: &str, action: Action, needs: &[&str]) -> Step {
@@ -286,6 +290,56 @@ async fn a_boot_that_is_ordered_puts_out_who_is_in_by_an_earlier_one() {
     assert!(world.lets_in(&first).is_none() && world.lets_in(&boot_config(&archive)).is_some());
     let report = world.edge.report().unwrap();
     assert!(!report.events.iter().any(|event| event.code == "overlay_again"));
+}
+
+/// As firmware and resumed downloads ask: slashes doubled, the head alone, a part.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_given_as_firmware_asks_for_them() {
+    let world = World::start().await;
+    let kernel: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    std::fs::write(world._dir.path().join("vmlinuz"), &kernel).unwrap();
+    let chunk = b"compressed".repeat(1000);
+    let digest = slipway_protocol::ids::Digest::of(b"raw").to_string();
+    let folder = world._dir.path().join("chunks").join(&digest[..2]);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(&digest), &chunk).unwrap();
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("http://{}{path}", world.server);
+    for (path, whole) in [
+        ("/liveos/vmlinuz".to_owned(), &kernel),
+        ("//liveos///vmlinuz".to_owned(), &kernel),
+        (format!("/chunks/{digest}"), &chunk),
+        (format!("//chunks//{digest}"), &chunk),
+    ] {
+        assert_eq!(&world.get(VICTIM, &path).await.1, whole, "{path}");
+        let head = http.head(url(&path)).send().await.unwrap();
+        let length = head.headers()["content-length"].to_str().unwrap().to_owned();
+        assert_eq!(
+            (head.status().as_u16(), length),
+            (200, whole.len().to_string()),
+            "{path}"
+        );
+        for (range, part) in [
+            ("bytes=0-99", &whole[..100]),
+            ("bytes=4096-8191", &whole[4096..8192]),
+            ("bytes=9000-", &whole[9000..]),
+            ("bytes=-7", &whole[whole.len() - 7..]),
+        ] {
+            let answer = http.get(url(&path)).header("range", range).send().await.unwrap();
+            assert_eq!(answer.status(), 206, "{path} {range}");
+            assert_eq!(answer.bytes().await.unwrap(), part, "{path} {range}");
+        }
+        let beyond = http
+            .get(url(&path))
+            .header("range", "bytes=99999999-")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(beyond.status(), 416, "{path}");
+    }
+    let script = format!("//boot//{}.ipxe", PORT.hyphenated());
+    assert!(world.get(VICTIM, &script).await.1.starts_with(b"#!ipxe"));
+    assert_eq!(http.head(url("/liveos/none")).send().await.unwrap().status(), 404);
 }
 
 /// A rescue's agent stays in after its job, and is put out by the next job.

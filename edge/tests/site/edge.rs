@@ -113,7 +113,7 @@ impl Edge {
             signer: Signer::from_seed(&[3; 32]).unwrap(),
             opening: opening(),
             outbox: Arc::new(Nowhere),
-            bmcs: Arc::new(Drivers),
+            bmcs: Arc::new(Drivers::default()),
             now,
             keys: RwLock::new(vec![centre().verifying_key()]),
         });
@@ -163,6 +163,7 @@ impl Edge {
             subnets: vec![],
             verifying_keys: vec![centre().verifying_key()],
             discover: false,
+            dhcp_relays: vec![],
             emergency_code: code.map(|code| hash(code).unwrap().to_string()),
         };
         let topic = Topic::Config(site());

@@ -4,6 +4,7 @@
 
 mod boot;
 mod edge;
+mod images;
 mod local;
 mod logs;
 mod uplink;

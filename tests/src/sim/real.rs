@@ -93,6 +93,7 @@ impl Real {
         );
         real.with(move |db| {
             let settings = SiteSettings {
+                dhcp_relays: vec![],
                 description: String::new(),
                 discover: false,
                 subnets: Vec::new(),

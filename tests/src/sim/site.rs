@@ -101,6 +101,7 @@ impl Site {
             subnets: Vec::new(),
             verifying_keys: vec![self.centre.verifying_key()],
             discover: false,
+            dhcp_relays: vec![],
             emergency_code: None,
         }
     }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use slipway_protocol::{
+    guest,
     ids::{ImageId, InstanceId, JobId, SiteId},
     inventory::DiskRule,
     seal::Secret,
 };
 use uuid::Uuid;
 
-use super::{both, object, queue, told, user_data_place};
+use super::{both, object, queue, told, user_data, user_data_place};
 use crate::{
     access::{Caller, Permission, Target, Visible},
     app::App,
@@ -56,6 +57,8 @@ pub struct NewInstance {
     pub ssh_keys: Vec<String>,
     /// Tenant's user-data.
     pub user_data: Option<Secret>,
+    /// What is looked at of it.
+    pub user_data_check: user_data::Check,
 }
 
 /// A request that may come again, under a key of its sender's.
@@ -96,6 +99,7 @@ pub(super) fn ask(
         project: Some(&new.project),
     };
     caller.require(Permission::InstancesWrite, target)?;
+    let user_data = user_data::taken(new.user_data.as_ref(), new.user_data_check)?;
     let mut each = Vec::with_capacity(new.names.len());
     for name in &new.names {
         let id = InstanceId(Uuid::now_v7());
@@ -104,7 +108,7 @@ pub(super) fn ask(
             name: name.clone(),
             id,
             job: JobId(Uuid::now_v7()),
-            user_data: new.user_data.as_ref().map(encrypt).transpose()?,
+            user_data: user_data.as_ref().map(encrypt).transpose()?,
         });
     }
     Ok(Asked {
@@ -341,36 +345,23 @@ pub(super) fn check_host_name(name: &str) -> Result<(), ApiError> {
     names::check_is_no_id(name)
 }
 
-/// Whether the system that is installed can make such a user (useradd(8): what begins with a digit or a dash is refused by one
-/// distribution or the other).
+/// Whether the system that is installed can make such a user.
 pub(super) fn check_user(user: &str) -> Result<(), ApiError> {
-    let begins = |c: char| c.is_ascii_lowercase() || c == '_';
-    let goes_on = |c: char| begins(c) || c.is_ascii_digit() || c == '-';
-    if user.len() > 32 || !user.starts_with(begins) || !user.chars().all(goes_on) {
-        return Err(ApiError::Bad(
-            "user",
-            format!(
-                "`{user}` is not a user name: use 1 to 32 of a-z, 0-9, '_', '-', beginning with a letter or '_'"
-            ),
-        ));
-    }
-    Ok(())
+    guest::check_user(user).map_err(|error| ApiError::Bad("user", error.to_string()))
 }
 
-/// Whether a text is a public SSH key.
+/// Whether a text is a public SSH key that a server would take.
 ///
 /// # Errors
 /// When it is not.
 pub fn check_ssh_key(key: &str) -> Result<(), ApiError> {
-    let known = ["ssh-", "ecdsa-", "sk-"]
-        .iter()
-        .any(|prefix| key.starts_with(prefix));
-    if !known || key.chars().any(char::is_control) || key.split(' ').count() < 2 {
+    let looks_like_a_name = !key.contains(' ') && key.len() <= 63;
+    if looks_like_a_name {
         let detail = "an SSH key is neither the name of one of yours (`slipway ssh-key list`) nor one line of OpenSSH's \
-                      public form, as in `ssh-ed25519 AAAA.. name`";
+                      public form, as in `ssh-ed25519 AAAAC3Nz.. name`";
         return Err(ApiError::Bad("ssh_key", detail.to_owned()));
     }
-    Ok(())
+    guest::check_ssh_key(key).map_err(|error| ApiError::Bad("ssh_key", error.to_string()))
 }
 
 fn named_machine(db: &mut Database, key: String, site: &SiteId) -> Result<Machine, ApiError> {
@@ -383,24 +374,4 @@ fn named_machine(db: &mut Database, key: String, site: &SiteId) -> Result<Machin
         return Err(ApiError::Bad("machine_site", detail));
     }
     Ok(machine)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_a_system_can_make_is_a_user() {
-        let long = "a".repeat(32);
-        for user in ["debian", "_ops", "a-b_9", "x", &long] {
-            assert!(check_user(user).is_ok(), "{user}");
-        }
-        let too_long = "a".repeat(33);
-        for user in [
-            "", "9lives", "-rf", "Ann", "a b", "a:b", "ann\n", "änn", "a$", &too_long,
-        ] {
-            let refused = check_user(user).map_err(|error| error.code());
-            assert_eq!(refused, Err("user"), "{user}");
-        }
-    }
 }

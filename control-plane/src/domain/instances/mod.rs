@@ -6,6 +6,7 @@ mod offers;
 mod orders;
 mod password;
 mod plan;
+mod user_data;
 mod work;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,6 +18,7 @@ pub use dispatch::{Waiting, dispatch};
 pub(super) use offers::{offer_order, offered};
 pub(super) use orders::{power_order, rotation_order};
 pub use plan::{Held, NoDisk, On, Plan, plan_create, plan_reinstall};
+pub use user_data::Check as UserDataCheck;
 pub use work::{Anew, Change as InstanceChange, Work, reset_password, retry, update, work};
 
 use crate::{

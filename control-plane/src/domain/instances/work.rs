@@ -16,7 +16,7 @@ use super::{
     create::{check_host_name, check_user, ssh_keys},
     object,
     orders::{install_order, password_order, release_order, rescue_order, switch_order},
-    own, password, queue, tell_started, told, user_data_place,
+    own, password, queue, tell_started, told, user_data, user_data_place,
 };
 use crate::{
     access::{Actor, Caller, Permission},
@@ -49,6 +49,8 @@ pub struct Anew {
     pub ssh_keys: Option<Vec<String>>,
     /// Tenant's user-data.
     pub user_data: Option<Secret>,
+    /// What is looked at of it.
+    pub user_data_check: user_data::Check,
     /// Whether its other disks are made to read as zeros; they keep what they hold otherwise.
     pub wipe_data_disks: bool,
 }
@@ -256,7 +258,7 @@ pub(super) async fn renewed(
     if let Some(disk) = anew.disk {
         instance.wish.disk = disk;
     }
-    if let Some(data) = anew.user_data {
+    if let Some(data) = user_data::taken(anew.user_data.as_ref(), anew.user_data_check)? {
         instance.wish.user_data = Some(app.vault.encrypt(&user_data_place(instance.id), &data)?);
     }
     let (user, image, keys) = (caller.user.clone(), anew.image, anew.ssh_keys);

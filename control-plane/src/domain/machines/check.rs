@@ -8,7 +8,14 @@ use std::{
 
 use slipway_protocol::{ids::MacAddr, order::BmcDriver, seal::Secret};
 
-use crate::{domain::names, error::ApiError, store::machines::BmcDetails};
+use crate::{
+    domain::names,
+    error::ApiError,
+    store::{
+        Database,
+        machines::{self, BmcDetails, Machine},
+    },
+};
 
 /// Whether a text can be a machine's name.
 pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
@@ -111,6 +118,18 @@ pub(super) fn check_bmc(bmc: &BmcDetails, password: Option<&Secret>) -> Result<(
         return bad(detail.to_owned());
     }
     Ok(())
+}
+
+/// Whether a machine's BMC is no other machine's: of two with one address each would be switched for the other. The site must be held.
+pub(super) fn check_bmc_is_its_own(db: &mut Database, machine: &Machine) -> Result<(), ApiError> {
+    let (Some(other), Some(bmc)) = (machines::with_same_bmc(db, machine)?, &machine.details.bmc) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "{} is the BMC of machine `{other}`: the power of each would be switched for the other",
+        bmc.address
+    );
+    Err(ApiError::Conflict("bmc_taken", detail))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use slipway_protocol::{
 use uuid::Uuid;
 
 use super::{
-    AddressBook, add, bmc_place,
+    AddressBook, add, bmc_place, check_bmc_is_its_own,
     row::{self, ImportRow, RowError, Wanted},
     update::{check_bmc_password, check_use, write},
 };
@@ -296,6 +296,9 @@ fn created(
         version: 1,
         created_at: known.now,
     };
+    if let Err(refused) = own_bmc(db, &machine)? {
+        return Ok(Err(refused));
+    }
     Ok(Ok(Some(Step::Create(Box::new(machine)))))
 }
 
@@ -344,7 +347,20 @@ fn changed(
     {
         return Ok(Err(RowError::of("address", &refused)));
     }
+    if former.details.bmc != next.details.bmc
+        && let Err(refused) = own_bmc(db, &next)?
+    {
+        return Ok(Err(refused));
+    }
     Ok(Ok(Some(Step::Update(Box::new((former, next))))))
+}
+
+/// Whether its BMC is no other machine's.
+fn own_bmc(db: &mut Database, machine: &Machine) -> Result<Result<(), RowError>, ApiError> {
+    match check_bmc_is_its_own(db, machine) {
+        Err(error @ (ApiError::Internal(_) | ApiError::Unavailable(..))) => Err(error),
+        other => Ok(other.map_err(|refused| RowError::of("bmc", &refused))),
+    }
 }
 
 /// The machine as the row says, and the fields in which it differs.

@@ -27,7 +27,7 @@ pub use update::{BmcUpdate, Update, update};
 
 use address::AddressBook;
 pub(super) use address::fits;
-use check::{check_bmc, check_labels, check_name, check_ports};
+use check::{check_bmc, check_bmc_is_its_own, check_labels, check_name, check_ports};
 
 use crate::{
     access::{Actor, Caller, Permission, Target},
@@ -134,6 +134,7 @@ pub async fn create(app: &App, caller: &Caller, new: NewMachine) -> Result<Machi
 
 /// Puts a machine that fits into the store, with its type, and tells of it.
 fn add(db: &mut Database, machine: Machine, (by, now): (&Actor, DateTime<Utc>)) -> Result<Machine, ApiError> {
+    check_bmc_is_its_own(db, &machine)?;
     let class = machine_types::class_of_new(db, &machine)?;
     let machine = Machine { class, ..machine };
     machines::insert(db, &machine)?;

@@ -191,6 +191,7 @@ pub(super) fn read(row: ImportRow) -> Result<Wanted, Vec<RowError>> {
 /// What each row says twice over: the second of two rows that want the same is wrong.
 pub(super) fn clashes<'a>(rows: impl Iterator<Item = (usize, &'a Wanted)>) -> Vec<(usize, RowError)> {
     let (mut names, mut macs, mut addresses) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let mut bmcs = HashMap::new();
     let mut found = Vec::new();
     for (n, row) in rows {
         let mut note = |field, first: Option<usize>, what: String| {
@@ -213,6 +214,10 @@ pub(super) fn clashes<'a>(rows: impl Iterator<Item = (usize, &'a Wanted)>) -> Ve
         );
         for mac in &row.macs {
             note("macs", first(&mut macs, *mac, n), mac.to_string());
+        }
+        if let Some(bmc) = row.bmc {
+            let at = (row.site.clone(), bmc);
+            note("bmc", first(&mut bmcs, at, n), bmc.to_string());
         }
         if let Some(address) = row.address {
             let at = (row.site.clone(), address);

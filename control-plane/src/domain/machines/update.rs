@@ -9,7 +9,8 @@ use chrono::{DateTime, Utc};
 use slipway_protocol::{ids::MacAddr, inventory::FirmwareKind, order::BmcDriver, seal::Secret};
 
 use super::{
-    AddressBook, bmc_place, check_bmc, check_labels, check_name, check_ports, in_use, object, seen_by, told,
+    AddressBook, bmc_place, check_bmc, check_bmc_is_its_own, check_labels, check_name, check_ports, in_use,
+    object, seen_by, told,
 };
 use crate::{
     access::{Actor, Caller, Permission, Target},
@@ -130,6 +131,9 @@ pub(super) fn write(
     version: u64,
     (by, now): (&Actor, DateTime<Utc>),
 ) -> Result<Machine, ApiError> {
+    if former.details.bmc != next.details.bmc {
+        check_bmc_is_its_own(db, next)?;
+    }
     if !machines::update(db, next, version)? {
         return Err(ApiError::Changed);
     }

@@ -44,6 +44,7 @@ pub(crate) fn config(dir: &Path, address: Ipv4Addr) -> Config {
         setup: None,
         status: None,
         cut_off_after: chrono::TimeDelta::seconds(60),
+        image_cache_bytes: None,
         liveos: dir.into(),
         boot_programs: dir.into(),
     }

@@ -1,0 +1,9 @@
+-- Where each machine's BMC is, so that no second machine of its site is given the same one.
+CREATE TABLE machine_bmcs (
+    machine TEXT PRIMARY KEY NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
+    site TEXT NOT NULL,
+    address TEXT NOT NULL
+);
+INSERT INTO machine_bmcs (machine, site, address)
+SELECT id, site, (details::json #>> '{bmc,address}') FROM machines WHERE (details::json #>> '{bmc,address}') IS NOT NULL;
+CREATE INDEX machine_bmcs_by_address ON machine_bmcs (site, address);
