@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    bmc_state, event_log,
+    away, bmc_state, event_log,
     machine::Machine,
     next::{self, Side, StepUpdate},
     steps,
@@ -169,6 +169,7 @@ impl Runner {
             by_mac: HashMap::new(),
             wakes: BinaryHeap::new(),
             looked_at: DateTime::<Utc>::MIN_UTC,
+            turned_at: None,
         };
         actor.load()?;
         Ok((
@@ -186,6 +187,8 @@ pub(super) struct Actor {
     wakes: BinaryHeap<Reverse<(DateTime<Utc>, MachineId)>>,
     /// When it last looked who is to be woken.
     looked_at: DateTime<Utc>,
+    /// When it last did anything.
+    turned_at: Option<DateTime<Utc>>,
     /// When this process began: what was to be seen before, it has not seen.
     started: DateTime<Utc>,
 }
@@ -213,18 +216,39 @@ impl Actor {
         self.take_up(inputs, stop).await?;
         loop {
             let nap = self.until_next_wake();
-            tokio::select! {
+            let turn = tokio::select! {
                 // In a fixed order, so that what happened once can be made to happen again. Time goes first: however many
                 // inputs wait, no deadline does. It leaves nothing due, so inputs come next.
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(nap) => self.wake_due()?,
+                () = tokio::time::sleep(nap) => None,
                 input = inputs.recv() => match input {
-                    Some(input) => self.take(input)?,
+                    Some(input) => Some(input),
                     None => return Ok(()),
                 },
-                Some(sighting) = seen.recv() => self.take(sighting)?,
+                Some(sighting) = seen.recv() => Some(sighting),
+            };
+            self.turn();
+            match turn {
+                None => self.wake_due()?,
+                Some(input) => self.take(input)?,
             }
+        }
+    }
+
+    /// Begins a turn: time that was not lived through counts against nobody.
+    fn turn(&mut self) {
+        let now = (self.context.now)();
+        let last = self.turned_at.replace(now);
+        let Some(away) = last.and_then(|last| away::away(last, now)) else {
+            return;
+        };
+        warn!(
+            seconds = away.num_seconds(),
+            "this process did nothing for a while, or the clock was set on; no step is blamed for it"
+        );
+        for m in self.machines.values_mut() {
+            m.unsaved |= away::forgive(&mut m.report, away, now);
         }
     }
 

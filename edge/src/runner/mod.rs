@@ -3,6 +3,7 @@
 //! the same code as before.
 
 pub mod actor;
+pub mod away;
 pub mod bmc_state;
 pub mod event_log;
 pub mod ladder;

@@ -24,7 +24,7 @@ use slipway_protocol::{
     boot::BootConfig,
     ids::{MacAddr, MachineId},
     order::{Action, Order, Step},
-    report::{EventSource, TimelineEvent},
+    report::{EventSource, StepState, TimelineEvent},
     site::SubnetConfig,
     topic::Topic,
 };
@@ -340,6 +340,65 @@ async fn files_are_given_as_firmware_asks_for_them() {
     let script = format!("//boot//{}.ipxe", PORT.hyphenated());
     assert!(world.get(VICTIM, &script).await.1.starts_with(b"#!ipxe"));
     assert_eq!(http.head(url("/liveos/none")).send().await.unwrap().status(), 404);
+}
+
+/// A box that stood still for seven minutes marked its machine for quarantine; one whose clock was set on did, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_that_was_not_lived_through_fails_no_step() {
+    let world = World::start().await;
+    let path = overlay_path(&world.script(VICTIM).await);
+    let agent = world
+        .lets_in(&boot_config(&world.get(VICTIM, &path).await.1))
+        .unwrap();
+    // At its first attempt.
+    let running = |report: &slipway_protocol::report::Report| {
+        let step = report
+            .steps
+            .iter()
+            .find(|step| step.id.to_string() == "inventory");
+        step.is_some_and(|step| (step.state, step.attempt) == (StepState::Running, 1))
+    };
+    let turn = async || {
+        let machine = machine();
+        let state = BmcState::of_power(Power::On, now());
+        world.edge.runner.tell(Input::Bmc { machine, state }).await;
+        let (accepted, answer) = tokio::sync::oneshot::channel();
+        let asks = Input::PhoneHome {
+            machine,
+            nonce: "none".to_owned(),
+            text: String::new(),
+            itself: false,
+            accepted,
+        };
+        world.edge.runner.tell(asks).await;
+        let _ = answer.await;
+    };
+    turn().await;
+    assert!(
+        running(&world.edge.report().unwrap()),
+        "{:?}",
+        world.edge.report()
+    );
+    for gap in [420, 700, 1500] {
+        NOW.fetch_add(gap, Ordering::Relaxed);
+        turn().await;
+        assert!(
+            running(&world.edge.report().unwrap()),
+            "after {gap} s: {:?}",
+            world.edge.report()
+        );
+    }
+    // Silence that the edge heard, minute by minute, is silence.
+    for _ in 0..11 {
+        NOW.fetch_add(60, Ordering::Relaxed);
+        turn().await;
+    }
+    assert!(
+        !running(&world.edge.report().unwrap()),
+        "{:?}",
+        world.edge.report()
+    );
+    drop(agent);
 }
 
 /// A rescue's agent stays in after its job, and is put out by the next job.

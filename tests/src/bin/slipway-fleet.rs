@@ -4,7 +4,11 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::ensure;
 use clap::Parser;
-use slipway_tests::fleet::{self, Database, Fleet, Plan, Spec, chaos::Chaos};
+use slipway_tests::fleet::{
+    self, Database, Fleet, Plan, Spec,
+    attack::{self, Target},
+    chaos::Chaos,
+};
 
 /// Simulates sites and machines on loopback and measures control plane and edges (needs root).
 #[derive(Parser)]
@@ -31,6 +35,9 @@ struct Cli {
     /// Kill control plane and edges at random moments of this seed
     #[arg(long, value_name = "SEED")]
     chaos: Option<u64>,
+    /// Have idle and half-sent connections, a TFTP and an MQTT flood run against the first edge or the control plane meanwhile
+    #[arg(long, value_enum)]
+    attack: Option<Attacked>,
     /// Seconds all installs may take
     #[arg(long, default_value_t = 1800)]
     limit: u64,
@@ -41,6 +48,36 @@ struct Cli {
     #[arg(long)]
     stay: bool,
 }
+
+/// Who is attacked.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Attacked {
+    /// The first site's edge.
+    Edge,
+    /// The control plane.
+    ControlPlane,
+}
+
+impl Attacked {
+    fn target(self, fleet: &Fleet) -> Target {
+        let edge = fleet.block.site(0).edge_http();
+        match self {
+            Self::Edge => Target {
+                http: edge.into(),
+                mqtt: (*edge.ip(), 8883).into(),
+                tftp: Some((*edge.ip(), 69).into()),
+            },
+            Self::ControlPlane => Target {
+                http: fleet.block.api(),
+                mqtt: fleet.block.mqtt(),
+                tftp: None,
+            },
+        }
+    }
+}
+
+/// How long an attack goes on before the installs are asked for: until its connections stand.
+const ATTACKED_BEFORE: Duration = Duration::from_secs(8);
 
 /// The password of the stay's administrator: of a fleet that lives on loopback and is gone with this program.
 const PASSWORD: &str = "look-at-the-fleet";
@@ -87,7 +124,15 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
         chaos,
         limit: Duration::from_secs(cli.limit),
     };
+    let attack = cli.attack.map(|attacked| attack::start(attacked.target(&fleet)));
+    if attack.is_some() {
+        tokio::time::sleep(ATTACKED_BEFORE).await;
+    }
     let ran = fleet::run(&fleet, plan).await;
+    if let Some((tasks, done)) = attack {
+        println!("{done}");
+        drop(tasks);
+    }
     let good = ran.as_ref().is_ok_and(|summary| summary.faults.is_empty());
     if cli.keep || !good {
         println!("data and logs are in {}", fleet.keep().display());

@@ -2,6 +2,7 @@
 //! their BMCs but run the real agent. All on loopback, one address a site and a machine. It measures, and it judges whether
 //! the promises were kept; what it finds is printed, never hidden.
 
+pub mod attack;
 pub mod chaos;
 pub mod chassis;
 pub mod database;

@@ -97,6 +97,8 @@ impl Part {
 pub struct Fleet {
     /// What it was made of.
     pub spec: Spec,
+    /// Its addresses.
+    pub block: Block,
     /// The API, with a token.
     pub api: Api,
     /// The control planes.
@@ -152,6 +154,7 @@ impl Fleet {
         let edges = (0..spec.sites).map(|site| edge(block.site(site), folder.path(), &liveos));
         let mut fleet = Self {
             spec,
+            block,
             api: Api::new(format!("http://{}", block.api()))?,
             control_planes,
             edges: edges.collect::<anyhow::Result<_>>()?,
