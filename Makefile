@@ -106,6 +106,8 @@ bench: parts ## Measures; figures are printed, not judged
 	@$(BINARIES)/slipway-bench-lists --database sqlite --browser
 	@$(BINARIES)/slipway-bench-lists --database postgres
 	@$(BINARIES)/slipway-fleet --sites 20 --machines 20 --installs 200
+	@$(BINARIES)/slipway-fleet --sites 1 --machines 200 --installs 200 --attack edge
+	@$(BINARIES)/slipway-fleet --sites 1 --machines 200 --installs 200 --attack control-plane
 	@$(BINARIES)/slipway-bench-reconnect --sites 1000
 	@cargo nextest run --locked -p slipway-tests -E 'test(debian_on_bios) | test(debian_on_uefi)' --no-capture 2>&1 | grep -E ' s  \+|PASS|FAIL'
 

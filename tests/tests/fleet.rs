@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
-use slipway_tests::fleet::{self, Database, Fleet, Plan, Spec, Summary, chaos::Chaos};
+use slipway_tests::fleet::{
+    self, Database, Fleet, Plan, Spec, Summary,
+    attack::{self, Target},
+    chaos::Chaos,
+};
 
 async fn run(spec: Spec, plan: Plan) -> Summary {
     let fleet = Fleet::start(spec).await.unwrap();
@@ -45,6 +49,42 @@ async fn a_small_fleet_outlives_kills() {
     };
     let summary = run(spec, plan).await;
     assert_eq!(summary.kills, (1, 1), "both kills came while jobs were running");
+}
+
+/// 12,000 connections that say nothing or half of something, a TFTP flood and an MQTT flood, against the edge and then against the
+/// control plane: honest machines are installed all the same, and memory is bounded.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_are_installed_while_edge_and_control_plane_are_attacked() {
+    let spec = Spec {
+        sites: 1,
+        machines: 10,
+        replicas: 1,
+        database: Database::Sqlite,
+        seed: 1,
+    };
+    let plan = Plan {
+        installs: 10,
+        chaos: None,
+        limit: Duration::from_secs(120),
+    };
+    for target in [Target::edge, Target::control_plane] {
+        let fleet = Fleet::start(spec).await.unwrap();
+        let (attack, done) = attack::start(target(&fleet));
+        done.stands().await.unwrap();
+        let summary = fleet::run(&fleet, plan).await.unwrap();
+        println!("{done}\n{summary}");
+        drop(attack);
+        assert_eq!(summary.faults, Vec::<String>::new());
+        assert_eq!(
+            summary.jobs.get("done"),
+            Some(&plan.installs),
+            "{:?}",
+            summary.jobs
+        );
+        for used in [summary.edges, summary.control_plane] {
+            assert!(used.peak_bytes < 512 << 20, "{used:?}");
+        }
+    }
 }
 
 fn large(database: Database) -> Spec {

@@ -58,27 +58,6 @@ enum Attacked {
     ControlPlane,
 }
 
-impl Attacked {
-    fn target(self, fleet: &Fleet) -> Target {
-        let edge = fleet.block.site(0).edge_http();
-        match self {
-            Self::Edge => Target {
-                http: edge.into(),
-                mqtt: (*edge.ip(), 8883).into(),
-                tftp: Some((*edge.ip(), 69).into()),
-            },
-            Self::ControlPlane => Target {
-                http: fleet.block.api(),
-                mqtt: fleet.block.mqtt(),
-                tftp: None,
-            },
-        }
-    }
-}
-
-/// How long an attack goes on before the installs are asked for: until its connections stand.
-const ATTACKED_BEFORE: Duration = Duration::from_secs(8);
-
 /// The password of the stay's administrator: of a fleet that lives on loopback and is gone with this program.
 const PASSWORD: &str = "look-at-the-fleet";
 
@@ -124,9 +103,13 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
         chaos,
         limit: Duration::from_secs(cli.limit),
     };
-    let attack = cli.attack.map(|attacked| attack::start(attacked.target(&fleet)));
-    if attack.is_some() {
-        tokio::time::sleep(ATTACKED_BEFORE).await;
+    let target = cli.attack.map(|attacked| match attacked {
+        Attacked::Edge => Target::edge(&fleet),
+        Attacked::ControlPlane => Target::control_plane(&fleet),
+    });
+    let attack = target.map(attack::start);
+    if let Some((_, done)) = &attack {
+        done.stands().await?;
     }
     let ran = fleet::run(&fleet, plan).await;
     if let Some((tasks, done)) = attack {

@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 
+use super::world::Fleet;
+use crate::world::wait_for;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream, UdpSocket},
@@ -40,6 +43,29 @@ pub struct Target {
     pub tftp: Option<SocketAddr>,
 }
 
+impl Target {
+    /// The first site's edge.
+    #[must_use]
+    pub fn edge(fleet: &Fleet) -> Self {
+        let edge = fleet.block.site(0).edge_http();
+        Self {
+            http: edge.into(),
+            mqtt: (*edge.ip(), 8883).into(),
+            tftp: Some((*edge.ip(), 69).into()),
+        }
+    }
+
+    /// The control plane.
+    #[must_use]
+    pub fn control_plane(fleet: &Fleet) -> Self {
+        Self {
+            http: fleet.block.api(),
+            mqtt: fleet.block.mqtt(),
+            tftp: None,
+        }
+    }
+}
+
 /// What was done so far.
 #[derive(Debug, Default)]
 pub struct Done {
@@ -56,6 +82,16 @@ pub struct Done {
 }
 
 impl Done {
+    /// Waits until the attack stands: as many connections were open as hold, or half of them where more are put out.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub async fn stands(&self) -> anyhow::Result<()> {
+        let half = u64::from((IDLE + HALF_SENT) / 2);
+        let stands = || (self.most_open.load(Ordering::Relaxed) >= half).then_some(());
+        wait_for("the attack stands", Duration::from_secs(60), stands).await
+    }
+
     fn opened(&self) {
         self.connected.fetch_add(1, Ordering::Relaxed);
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
