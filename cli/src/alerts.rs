@@ -71,6 +71,9 @@ pub(crate) struct Condition {
     /// A machine's last fault is not cleared
     #[arg(long)]
     machine_fault: bool,
+    /// Somebody stood for a machine or for a site's edge box within the last hour
+    #[arg(long)]
+    impostor: bool,
 }
 
 /// Who is told.
@@ -165,6 +168,7 @@ impl Condition {
             (Some(state), _) => state,
             (None, Some(seconds)) => json!({ "is": "site_offline", "seconds": seconds }),
             (None, None) if self.job_failed => json!({ "is": "job_failed" }),
+            (None, None) if self.impostor => json!({ "is": "impostor" }),
             (None, None) => json!({ "is": "machine_fault" }),
         }
     }
@@ -218,6 +222,10 @@ mod tests {
         assert_eq!(
             condition("rule create r --machine-fault"),
             Some(json!({ "is": "machine_fault" }))
+        );
+        assert_eq!(
+            condition("rule create r --impostor"),
+            Some(json!({ "is": "impostor" }))
         );
         for bad in [
             "rule create r",

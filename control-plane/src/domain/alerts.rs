@@ -209,6 +209,7 @@ fn holding(db: &mut Database, condition: &Condition, now: DateTime<Utc>) -> Stor
         Condition::SiteOffline { seconds } => silent_sites(db, TimeDelta::seconds((*seconds).into()), now),
         Condition::JobFailed => failed_jobs(db),
         Condition::MachineFault => faulty_machines(db),
+        Condition::Impostor => impostors(db, now),
     }
 }
 
@@ -296,6 +297,41 @@ fn faulty_machines(db: &mut Database) -> StoreResult<Holding> {
                 },
             );
         }
+    }
+    Ok(found)
+}
+
+/// Kinds of events by which an edge or the gateway says that somebody stood for another.
+const IMPOSTORS: [&str; 4] = [
+    "http.not_the_machine",
+    "http.overlay_again",
+    "http.agent_at_work",
+    "site.edge_copied",
+];
+/// For how long after such an event its alert is open.
+const IMPOSTOR_FOR: TimeDelta = TimeDelta::hours(1);
+
+fn impostors(db: &mut Database, now: DateTime<Utc>) -> StoreResult<Holding> {
+    let mut found = Holding::new();
+    for event in events::since(db, &IMPOSTORS, now - IMPOSTOR_FOR, MOST)? {
+        let object = match (&event.machine, &event.site) {
+            (Some(machine), _) => format!("machine/{machine}"),
+            (None, Some(site)) => format!("site/{site}"),
+            (None, None) => continue,
+        };
+        let named = match &event.machine {
+            Some(id) => {
+                states::live(db, "machine", id)?.map(|(_, name, site)| format!("machine {name} at {site}"))
+            }
+            None => event.site.as_ref().map(|site| format!("site {site}")),
+        };
+        let Some(named) = named else {
+            continue;
+        };
+        let text = format!("{named}: {} ({})", event.text, event.kind);
+        let site = event.site;
+        // The newest of an object comes first.
+        found.entry(object).or_insert(Found { site, text });
     }
     Ok(found)
 }

@@ -35,6 +35,9 @@ pub enum Condition {
     JobFailed,
     /// The last event of kind `fault.*` of a machine is not `fault.cleared`.
     MachineFault,
+    /// Within the last hour somebody stood for a machine or for a site's box: asked for its boot from elsewhere, fetched its overlay
+    /// again, or worked with a copy of the box's identity.
+    Impostor,
 }
 
 /// Objects whose states rules look at.

@@ -298,6 +298,33 @@ pub fn last_of_machines(connection: &mut Database, kind: &str) -> StoreResult<Ve
     Ok(found)
 }
 
+/// The newest events of these very kinds that happened after a time, at most `limit` of each.
+///
+/// # Errors
+/// When the database fails.
+pub fn since(
+    connection: &mut Database,
+    kinds: &[&str],
+    after: DateTime<Utc>,
+    limit: i64,
+) -> StoreResult<Vec<Event>> {
+    use events::dsl;
+    let mut found = Vec::new();
+    for kind in kinds {
+        // By the index of kinds; the few newest of each are looked at.
+        let rows = dsl::events
+            .filter(dsl::kind.eq(kind))
+            .filter(dsl::seq.is_not_null())
+            .order(dsl::seq.desc())
+            .limit(limit)
+            .load::<Row>(connection)?;
+        for row in rows {
+            found.extend(Some(event(row)?).filter(|event| event.at > after));
+        }
+    }
+    Ok(found)
+}
+
 /// Kind of the event that says a machine was looked after, or has shown that it works.
 pub const FAULT_CLEARED: &str = "fault.cleared";
 

@@ -362,3 +362,43 @@ async fn a_fault_until_it_is_cleared_and_a_rule_that_is_switched_off() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_impostor_is_told_for_an_hour() {
+    on_each_database(|store| async move {
+        begin(&store).await;
+        with_rule(&store, Condition::Impostor).await;
+        assert!(look(&store, 1).await.is_empty());
+        let happens = async |kind: &'static str, when: i64| {
+            let event = NewEvent::new(kind, at(when)).machine(MACHINE).text("seen");
+            let append = store.transaction(move |db| {
+                events::append(db, &event)?;
+                events::number(db)
+            });
+            append.await.unwrap();
+        };
+        happens("http.script", 2).await;
+        assert!(look(&store, 3).await.is_empty(), "a boot is none");
+        for (kind, when) in [
+            ("http.not_the_machine", 10),
+            ("http.overlay_again", 20),
+            ("http.agent_at_work", 30),
+        ] {
+            happens(kind, when).await;
+            let open = look(&store, when + 1).await;
+            assert_eq!(open.len(), 1, "{kind}: one for each machine");
+        }
+        let open = look(&store, 40).await;
+        assert!(
+            open[0].text.starts_with("machine m1 at bj-1: seen"),
+            "{}",
+            open[0].text
+        );
+        assert_eq!(look(&store, 30 + 3599).await.len(), 1);
+        assert!(
+            look(&store, 30 + 3601).await.is_empty(),
+            "an hour after the last one"
+        );
+    })
+    .await;
+}

@@ -25,7 +25,7 @@ use slipway_control_plane::{
 use slipway_protocol::{
     ids::{ImageId, InstanceId, JobId, MacAddr, MachineId, SiteId},
     image::Manifest,
-    inventory::{DiskRule, FirmwareKind, Inventory},
+    inventory::{DiskRule, FirmwareKind, Inventory, Nic},
     order::Hardware,
     report::{Failure, MachineSeen, Outcome, Report},
 };
@@ -490,6 +490,66 @@ async fn unknown_ports_are_each_sites_own_bounded_and_forgotten() {
             discovered::page(db, None, ("", ""), 10)
         });
         assert_eq!(kept.await.unwrap(), []);
+    })
+    .await;
+}
+
+/// By its other port, or by its serial number; said once, and nothing of another site's machine.
+#[tokio::test]
+async fn a_machine_that_comes_up_by_another_port_is_recognised() {
+    on_each_database(|store| async move {
+        with_site_and_machine(&store).await;
+        let now = Utc::now();
+        let nic = |n: u8| Nic {
+            name: format!("eth{n}"),
+            mac: MacAddr([2, 0, 0, 0, 0, n]),
+            speed_mbit: None,
+            link: true,
+            neighbour: None,
+        };
+        let told = store.transaction(move |db| {
+            let seen = |nics: &[u8], serial: &str| MachineSeen {
+                at: now,
+                address: [192, 0, 2, 200].into(),
+                inventory: Some(Inventory {
+                    serial: Some(serial.to_owned()),
+                    nics: nics.iter().map(|n| nic(*n)).collect(),
+                    ..Inventory::default()
+                }),
+            };
+            let known = Inventory {
+                serial: Some("S3Z8NB0K".to_owned()),
+                ..Inventory::default()
+            };
+            machines::set_inventory(db, machine(1).id, &known)?;
+            let other = SiteId::new("bj-2").unwrap();
+            sites::insert(db, &other, &settings(), now)?;
+            let mut come = |site: &SiteId, n: u8, seen: &MachineSeen| {
+                domain::machines::seen(db, site, MacAddr([2, 0, 0, 0, 0, n]), seen, now)
+            };
+            come(&site(), 70, &seen(&[70, 1], "x"))?;
+            come(&site(), 70, &seen(&[70, 1], "x"))?;
+            come(&site(), 71, &seen(&[71], "S3Z8NB0K"))?;
+            come(&site(), 72, &seen(&[72], "Default string"))?;
+            come(&other, 73, &seen(&[73, 1], "S3Z8NB0K"))?;
+            come(&site(), 1, &seen(&[1], "S3Z8NB0K"))?;
+            events::number(db)?;
+            let filter = Filter {
+                kind: Some("machine.other_port".to_owned()),
+                visible: Visible::All,
+                ..Filter::default()
+            };
+            events::list(db, &filter, Order::Oldest, 100)
+        });
+        let told = told.await.unwrap();
+        let texts: Vec<&str> = told.iter().map(|event| event.text.as_str()).collect();
+        assert_eq!(told.len(), 2, "{texts:?}");
+        assert!(texts[0].contains("02:00:00:00:00:46") && texts[0].contains("its port 02:00:00:00:00:01"));
+        assert!(texts[1].contains("its serial number S3Z8NB0K"));
+        assert!(
+            told.iter()
+                .all(|event| event.machine == Some(machine(1).id.to_string()))
+        );
     })
     .await;
 }

@@ -4,6 +4,7 @@ mod address;
 mod check;
 mod import;
 mod life;
+mod other_port;
 mod row;
 mod update;
 
@@ -241,6 +242,9 @@ pub fn seen(
 ) -> StoreResult<bool> {
     if machines::site_of_port(db, mac)?.is_some_and(|owner| owner != *site) {
         return Ok(false);
+    }
+    if let Some(inventory) = &seen.inventory {
+        other_port::tell(db, site, (mac, inventory), now)?;
     }
     if discovered::put(db, site, mac, seen, now)? {
         let event = NewEvent::new("machine.discovered", now).site(site);

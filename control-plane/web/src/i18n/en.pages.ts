@@ -394,12 +394,14 @@ export const pages = {
       state_older_than: 'Something is in a state for too long',
       job_failed: 'A job failed',
       machine_fault: 'A machine reports a hardware fault',
+      impostor: 'Somebody stands for a machine or an edge',
     },
     is: {
       site_offline: 'A site is offline for {minutes}',
       state_older_than: '{object} is {state} for {minutes}',
       job_failed: 'An instance’s last job failed',
       machine_fault: 'A machine reports a hardware fault',
+      impostor: 'Somebody stood for a machine or an edge within the last hour',
     },
   },
   webhook: {

@@ -387,12 +387,14 @@ export const pages = {
       state_older_than: '某状态持续过久',
       job_failed: '任务失败',
       machine_fault: '机器报告硬件故障',
+      impostor: '有人冒充机器或边缘节点',
     },
     is: {
       site_offline: '站点离线达 {minutes}',
       state_older_than: '{object} 处于 {state} 达 {minutes}',
       job_failed: '实例的最近任务失败',
       machine_fault: '机器报告硬件故障',
+      impostor: '最近一小时内有人冒充机器或边缘节点',
     },
   },
   webhook: {
