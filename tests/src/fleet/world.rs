@@ -298,6 +298,12 @@ impl Fleet {
         parts.filter_map(|part| part.process().ended()).collect()
     }
 
+    /// Data and logs.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Leaves data and logs where they are; gives back where.
     pub fn keep(&mut self) -> PathBuf {
         self.folder.disable_cleanup(true);
