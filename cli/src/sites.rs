@@ -183,9 +183,16 @@ async fn reserve(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The list of relays, if there is one, or if there is to be none: an older control plane knows of no list.
+fn relays(given: &[Ipv4Addr], none: bool) -> Value {
+    if given.is_empty() && !none {
+        return json!({});
+    }
+    json!({ "dhcp_relays": given })
+}
+
 /// What is not given is not said, and so stays.
-fn change(description: Option<String>, subnets: Vec<Value>) -> Value {
-    let mut body = json!({});
+fn change(description: Option<String>, subnets: Vec<Value>, mut body: Value) -> Value {
     if let Some(description) = description {
         body["description"] = description.into();
     }
@@ -230,12 +237,11 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
             subnets,
             dhcp_relays,
         } => {
-            let mut body =
-                json!({ "id": id, "description": description, "discover": discover, "subnets": subnets });
-            // An older control plane knows of none.
-            if !dhcp_relays.is_empty() {
-                body["dhcp_relays"] = json!(dhcp_relays);
-            }
+            let mut body = relays(&dhcp_relays, false);
+            body["id"] = id.into();
+            body["description"] = description.into();
+            body["discover"] = discover.into();
+            body["subnets"] = subnets.into();
             client.post("/api/v1/sites", body).await?
         }
         Site::List => client.get("/api/v1/sites?limit=1000").await?,
@@ -247,10 +253,7 @@ pub(crate) async fn run(client: &Client, format: Format, site: Site) -> anyhow::
             dhcp_relays,
             no_dhcp_relays,
         } => {
-            let mut body = change(description, subnets);
-            if no_dhcp_relays || !dhcp_relays.is_empty() {
-                body["dhcp_relays"] = json!(dhcp_relays);
-            }
+            let body = change(description, subnets, relays(&dhcp_relays, no_dhcp_relays));
             client.patch(&format!("/api/v1/sites/{id}"), body).await?
         }
         Site::Addresses { id, brief } => return addresses(client, format, &id, brief).await,
@@ -326,9 +329,15 @@ mod tests {
             { "address": "192.0.2.3-192.0.2.9", "note": "switches" },
         ]);
         assert_eq!(holders(&answer)["items"], expected);
-        assert_eq!(change(None, vec![]), json!({}));
+        assert_eq!(change(None, vec![], relays(&[], false)), json!({}));
+        let relay = Ipv4Addr::new(203, 0, 113, 9);
         assert_eq!(
-            change(Some("d".into()), vec![json!(1)]),
+            change(None, vec![], relays(&[relay], false)),
+            json!({ "dhcp_relays": ["203.0.113.9"] })
+        );
+        assert_eq!(relays(&[], true), json!({ "dhcp_relays": [] }), "none any more");
+        assert_eq!(
+            change(Some("d".into()), vec![json!(1)], json!({})),
             json!({ "description": "d", "subnets": [1] })
         );
     }

@@ -182,8 +182,7 @@ async fn serve(
     let (sightings, sightings_receiver) = mpsc::channel(4096);
     let (unknown, unknown_receiver) = mpsc::channel(256);
     let boot_programs = Arc::new(Files::load(&config.boot_programs, &BOOT_PROGRAMS)?);
-    let broker_stop = stop.clone();
-    tasks.spawn(async { Ok(own_broker.run(broker_stop).await?) });
+    tasks.spawn(own_broker.run(stop.clone()).map(|ended| Ok(ended?)));
     let parts = BootParts {
         sightings: sightings.clone(),
         files: Arc::clone(&boot_programs),
@@ -198,6 +197,7 @@ async fn serve(
         metrics,
     );
     start_http(&mut tasks, sockets.http, &state, &stop);
+    keep_room(&mut tasks, config, &context, &stop);
     let (central, central_events) = connect_central(identity, renewal.uplink.clone(), &stop)?;
     let state = start_local(&mut tasks, config, (&context, &runner), sockets.local, &stop);
     let (to_central, to_mirror) = (Arc::new(central.clone()), Arc::new(local.clone()));
@@ -206,10 +206,6 @@ async fn serve(
     watch_standing(&mut tasks, (&context, &state), identity, &retirement, &stop);
     let link = self::uplink(&context, &runner, (central, local), state, retirement);
     let central_events = status::told(config, identity, central_events);
-    let room = config
-        .image_cache_bytes
-        .unwrap_or_else(|| image_room::usual(&config.data_dir));
-    tasks.spawn(image_room::run(Arc::clone(&context), room, stop.clone()));
     tasks.spawn(renewal.run(Arc::clone(&context), stop.clone()));
     let link_stop = stop.clone();
     tasks.spawn(async { Ok(link.run(central_events, words_receiver, link_stop).await?) });
@@ -229,6 +225,19 @@ async fn serve(
     ));
     info!(site = %identity.site, "edge up");
     until_one_ends(tasks, stop).await
+}
+
+/// Keeps the image cache within its room.
+fn keep_room(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    config: &Config,
+    context: &Arc<Context>,
+    stop: &CancellationToken,
+) {
+    let room = config
+        .image_cache_bytes
+        .unwrap_or_else(|| image_room::usual(&config.data_dir));
+    tasks.spawn(image_room::run(Arc::clone(context), room, stop.clone()));
 }
 
 /// Asks how this box stands, by itself, and ends its work if another one is to do it.

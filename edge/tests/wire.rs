@@ -53,6 +53,28 @@ fn a_bare_machine_gets_on_over_a_real_wire() {
     }
 }
 
+fn serve_dhcp(
+    table: &Arc<BootTable>,
+    dir: &std::path::Path,
+    sightings: mpsc::Sender<dhcp::Sighting>,
+    stop: &CancellationToken,
+) {
+    let (leases, keeping) = keeping::start(Store::open(&dir.join("edge.db")).unwrap(), stop.clone());
+    tokio::spawn(keeping);
+    let service = dhcp::Service {
+        server: Server {
+            address: EDGE,
+            http_port: 8081,
+        },
+        table: Arc::clone(table),
+        clock: Utc::now,
+        leases,
+        sightings,
+    };
+    let socket = dhcp::bind("edge0", 67).unwrap();
+    tokio::spawn(dhcp::run(socket, service, stop.clone()));
+}
+
 async fn edge() {
     ip("link add edge0 type veth peer name port0");
     ip("address add 192.0.2.1/24 dev edge0");
@@ -71,23 +93,8 @@ async fn edge() {
     table.set_site(&[subnet], true);
     let stop = CancellationToken::new();
     let (sightings, mut seen) = mpsc::channel(8);
-    let server = Server {
-        address: EDGE,
-        http_port: 8081,
-    };
-    let socket = dhcp::bind("edge0", 67).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("edge.db")).unwrap();
-    let (leases, keeping) = keeping::start(store, stop.clone());
-    tokio::spawn(keeping);
-    let service = dhcp::Service {
-        server,
-        table: Arc::clone(&table),
-        clock: Utc::now,
-        leases,
-        sightings,
-    };
-    tokio::spawn(dhcp::run(socket, service, stop.clone()));
+    serve_dhcp(&table, dir.path(), sightings, &stop);
     let files = Files::of([("undionly.kpxe".to_owned(), Bytes::from(vec![7; 70_000]))]);
     let (ended, mut transfers) = mpsc::channel(8);
     let socket = tokio::net::UdpSocket::bind((EDGE, 69)).await.unwrap();

@@ -40,7 +40,6 @@ impl Keeper {
 }
 
 /// The writer's task, and what hands it leases.
-#[must_use]
 pub fn start(store: Store, stop: CancellationToken) -> (Keeper, impl Future<Output = ()> + Send + use<>) {
     let (queue, waiting) = mpsc::channel(QUEUE);
     (Keeper { queue }, run(store, waiting, stop))

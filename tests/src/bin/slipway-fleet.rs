@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::ensure;
 use clap::Parser;
 use slipway_tests::fleet::{
-    self, Database, Fleet, Plan, Spec,
+    self, Database, Fleet, Plan, Spec, Summary,
     attack::{self, Target},
     chaos::Chaos,
 };
@@ -70,6 +70,21 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The run, attacked or not.
+async fn run(fleet: &Fleet, plan: Plan, attacked: Option<Attacked>) -> anyhow::Result<Summary> {
+    let target = match attacked {
+        None => return fleet::run(fleet, plan).await,
+        Some(Attacked::Edge) => Target::edge(fleet),
+        Some(Attacked::ControlPlane) => Target::control_plane(fleet),
+    };
+    let (tasks, done) = attack::start(target);
+    done.stands().await?;
+    let ran = fleet::run(fleet, plan).await;
+    println!("{done}");
+    drop(tasks);
+    ran
+}
+
 async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
     let room = usize::from(cli.sites) * usize::from(cli.machines);
     ensure!(
@@ -103,19 +118,7 @@ async fn measure(cli: &Cli) -> anyhow::Result<ExitCode> {
         chaos,
         limit: Duration::from_secs(cli.limit),
     };
-    let target = cli.attack.map(|attacked| match attacked {
-        Attacked::Edge => Target::edge(&fleet),
-        Attacked::ControlPlane => Target::control_plane(&fleet),
-    });
-    let attack = target.map(attack::start);
-    if let Some((_, done)) = &attack {
-        done.stands().await?;
-    }
-    let ran = fleet::run(&fleet, plan).await;
-    if let Some((tasks, done)) = attack {
-        println!("{done}");
-        drop(tasks);
-    }
+    let ran = run(&fleet, plan, cli.attack).await;
     let good = ran.as_ref().is_ok_and(|summary| summary.faults.is_empty());
     if cli.keep || !good {
         println!("data and logs are in {}", fleet.keep().display());

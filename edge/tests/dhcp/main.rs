@@ -2,31 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    sync::Arc,
-    time::Duration,
-};
+mod over_sockets;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use slipway_edge::{
     boot::{BootEntry, BootMode, BootTable},
     dhcp::{
-        keeping,
         memory::{self, Memory},
         packet::{MessageType, NotServed, Request, code},
         reply::{Decision, Server, decide},
-        server,
     },
-    store::Store,
 };
 use slipway_protocol::{
     ids::{MacAddr, MachineId},
     site::SubnetConfig,
 };
-use tokio::{io::AsyncBufReadExt as _, net::UdpSocket, sync::mpsc};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const SERVER: Server = Server {
@@ -770,200 +763,4 @@ proptest! {
             prop_assert!(decision.reply.encode(&request).len() >= 300);
         }
     }
-}
-
-/// Discover, offer, request, acknowledgement between two real sockets, as through a relay on loopback.
-#[tokio::test]
-async fn a_whole_exchange_over_real_sockets() {
-    let loopback = Ipv4Addr::new(127, 0, 67, 1);
-    let relay = UdpSocket::bind((loopback, 67)).await.unwrap();
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let at = socket.local_addr().unwrap();
-    let table = Arc::new(BootTable::default());
-    let pool = (Ipv4Addr::new(127, 0, 67, 10), Ipv4Addr::new(127, 0, 67, 20));
-    table.set_site(
-        &[SubnetConfig {
-            network: "127.0.67.0/24".parse().unwrap(),
-            server: Ipv4Addr::new(127, 0, 67, 2),
-            gateway: None,
-            dns: vec![],
-            pool: Some(pool),
-            lease_seconds: 600,
-        }],
-        false,
-    );
-    let (sightings, mut seen) = mpsc::channel(8);
-    let stop = CancellationToken::new();
-    let server = Server {
-        address: Ipv4Addr::LOCALHOST,
-        http_port: 8081,
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("edge.db")).unwrap();
-    let (leases, keeping) = keeping::start(store.clone(), stop.clone());
-    tokio::spawn(keeping);
-    let service = server::Service {
-        server,
-        table,
-        clock: now,
-        leases,
-        sightings,
-    };
-    tokio::spawn(server::run(socket, service, stop.clone()));
-    let mut buffer = [0; 1500];
-    let mut exchange = async |asks: Client| {
-        relay.send_to(&asks.bytes(), at).await.unwrap();
-        let len = tokio::time::timeout(Duration::from_secs(10), relay.recv(&mut buffer))
-            .await
-            .unwrap()
-            .unwrap();
-        buffer[..len].to_vec()
-    };
-    let offer = exchange(Client {
-        giaddr: loopback,
-        ..client(UNKNOWN, 1)
-    })
-    .await;
-    assert_eq!(option(&offer, code::MESSAGE_TYPE), Some(vec![2]));
-    let request = client(UNKNOWN, 3)
-        .with(code::REQUESTED_IP, &offer[16..20])
-        .with(code::SERVER_ID, [127, 0, 0, 1]);
-    let ack = exchange(Client {
-        giaddr: loopback,
-        ..request
-    })
-    .await;
-    assert_eq!(
-        (option(&ack, code::MESSAGE_TYPE), &ack[16..20]),
-        (Some(vec![5]), &[127, 0, 67, 10][..])
-    );
-    let kept = store.dhcp_leases().unwrap();
-    assert_eq!(
-        (kept[0].mac, kept[0].address, kept.len()),
-        (UNKNOWN, Ipv4Addr::new(127, 0, 67, 10), 1),
-        "on disk before the client heard of it"
-    );
-    assert_eq!(seen.recv().await.unwrap().event.code, "offer");
-    assert!(seen.recv().await.unwrap().unknown);
-    stop.cancel();
-}
-
-const SERVED: &str = "SLIPWAY_TEST_DATABASE";
-const KILLED: &str = "a_lease_that_a_client_heard_of_survives_a_kill";
-
-/// The server of [`KILLED`], in a process of its own: it says its port, and serves until it is killed.
-async fn serve_until_killed(database: &std::path::Path) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    println!("port {}", socket.local_addr().unwrap().port());
-    let table = Arc::new(BootTable::default());
-    table.set_site(&[loopback_subnet()], false);
-    let store = Store::open(database).unwrap();
-    table.restore(store.dhcp_leases().unwrap());
-    let stop = CancellationToken::new();
-    let (leases, keeping) = keeping::start(store, stop.clone());
-    tokio::spawn(keeping);
-    let (sightings, _) = mpsc::channel(8);
-    let service = server::Service {
-        server: Server {
-            address: Ipv4Addr::LOCALHOST,
-            http_port: 8081,
-        },
-        table,
-        clock: now,
-        leases,
-        sightings,
-    };
-    server::run(socket, service, stop).await;
-}
-
-fn loopback_subnet() -> SubnetConfig {
-    SubnetConfig {
-        network: "127.0.68.0/24".parse().unwrap(),
-        server: Ipv4Addr::LOCALHOST,
-        gateway: None,
-        dns: vec![],
-        pool: Some((Ipv4Addr::new(127, 0, 68, 10), Ipv4Addr::new(127, 0, 68, 250))),
-        lease_seconds: 3600,
-    }
-}
-
-/// Many clients at once, and a SIGKILL in the middle: whoever was told of a lease has it in the database.
-#[tokio::test]
-async fn a_lease_that_a_client_heard_of_survives_a_kill() {
-    if let Some(database) = std::env::var_os(SERVED) {
-        return serve_until_killed(database.as_ref()).await;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let database = dir.path().join("edge.db");
-    let relay_address = Ipv4Addr::new(127, 0, 68, 1);
-    let relay = UdpSocket::bind((relay_address, 67)).await.unwrap();
-    let mut heard = std::collections::BTreeMap::new();
-    for round in 0..5_u8 {
-        let mut server = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", KILLED, "--nocapture"])
-            .env(SERVED, &database)
-            .stdout(std::process::Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = tokio::io::BufReader::new(server.stdout.take().unwrap()).lines();
-        let port: u16 = loop {
-            let line = lines.next_line().await.unwrap().unwrap();
-            if let Some((_, port)) = line.split_once("port ") {
-                break port.parse().unwrap();
-            }
-        };
-        let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-        for n in 0..40 {
-            let client = Client {
-                giaddr: relay_address,
-                ..client(MacAddr([2, 7, 7, 7, round, n]), 1)
-            };
-            relay.send_to(&client.bytes(), at).await.unwrap();
-        }
-        // So many are told of their lease before the server is killed.
-        let enough = usize::from(round) * 7 + 3;
-        let mut told = 0;
-        let mut buffer = [0; 1500];
-        while told < enough {
-            let received = tokio::time::timeout(Duration::from_secs(20), relay.recv(&mut buffer)).await;
-            let answer = &buffer[..received.unwrap().unwrap()];
-            let mac = MacAddr(answer[28..34].try_into().unwrap());
-            match option(answer, code::MESSAGE_TYPE).unwrap()[0] {
-                2 => {
-                    let request = Client {
-                        giaddr: relay_address,
-                        ..client(mac, 3)
-                            .with(code::REQUESTED_IP, &answer[16..20])
-                            .with(code::SERVER_ID, [127, 0, 0, 1])
-                    };
-                    relay.send_to(&request.bytes(), at).await.unwrap();
-                }
-                5 => {
-                    let address: [u8; 4] = answer[16..20].try_into().unwrap();
-                    heard.insert(Ipv4Addr::from(address), mac);
-                    told += 1;
-                }
-                other => panic!("message {other}"),
-            }
-        }
-        server.kill().await.unwrap();
-        // What it had sent before it was killed was heard, too.
-        while let Ok(length) = relay.try_recv(&mut buffer) {
-            let answer = &buffer[..length];
-            if option(answer, code::MESSAGE_TYPE) == Some(vec![5]) {
-                let address: [u8; 4] = answer[16..20].try_into().unwrap();
-                heard.insert(
-                    Ipv4Addr::from(address),
-                    MacAddr(answer[28..34].try_into().unwrap()),
-                );
-            }
-        }
-        let kept = Store::open(&database).unwrap().dhcp_leases().unwrap();
-        let kept: std::collections::BTreeMap<_, _> = kept.into_iter().map(|l| (l.address, l.mac)).collect();
-        for (address, mac) in &heard {
-            assert_eq!(kept.get(address), Some(mac), "round {round}: {address}");
-        }
-    }
-    assert!(heard.len() >= 80, "{} leases were told of", heard.len());
 }
