@@ -88,6 +88,7 @@ pub fn blamed(failure: &Failure, step: Option<&StepId>) -> Option<&'static str> 
         | "bmc_session_lost"
         | "bmc_completion_code"
         | "bmc_malformed_answer"
+        | "bmc_power_not_taken"
         | "bmc_boot_device_not_taken" => Some("fault.bmc"),
         "agent_restarted" | "booted_another_system" => Some("fault.machine"),
         // A guest that does not come up may be the image's fault; a machine that does not boot the LiveOS is its own.

@@ -31,6 +31,8 @@ const TOUCH_EVERY: Duration = Duration::from_secs(60);
 const SILENT_AFTER: TimeDelta = TimeDelta::minutes(10);
 /// How often is swept without another reason.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// Longer than a step of the clock by which files are stamped: 10 ms at most on Linux.
+const STEP: Duration = Duration::from_millis(50);
 /// How much before the oldest upload's beginning a chunk must have been touched to go: two clocks may differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
@@ -144,7 +146,8 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = app.sweep.wake.notified() => {}
+            // What was written last must be older than the sweep by the folder's own clock, which goes in steps.
+            () = app.sweep.wake.notified() => tokio::time::sleep(STEP).await,
             _ = hourly.tick() => {}
         }
         match sweep(&app).await {
