@@ -192,7 +192,12 @@ async fn silence_is_waited_for_where_there_was_a_voice() {
     known.close().await;
     // All that one attempt sends, by both suites, and a little more.
     world.faults.drop_packets(9);
-    let again = world.client("admin").with(reached);
+    let patient = Timing {
+        idle: Duration::from_secs(20),
+        ..TIMING
+    };
+    let credentials = Credentials::new("admin", "secret12");
+    let again = IpmiBmc::new(world.address, credentials, patient).with(reached);
     assert_eq!(again.power_state().await.unwrap(), PowerState::Off);
     again.close().await;
     world.faults.drop_packets(u32::MAX);
